@@ -1,0 +1,397 @@
+"""Picking trials: who is scored again, what is exported, and whether to merge at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Collection, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from evomerge import pareto
+from evomerge.compare import Difference, is_scored, paired_mean, scale_of
+from evomerge.errors import ConfigError, UnknownNameError, unknown_name
+from evomerge.run import Run
+from evomerge.scale import BASE, EXPERT, Scale
+from evomerge.trial import Kind, Split, Trial, TrialState, value_matrix
+
+SPECS = ("best", "knee", "trial=N", "weights=TASK:W,TASK:W")
+"""What :func:`pick` understands."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """The answer of a run: merge or not, which one, and how sure that is.
+
+    Attributes:
+        decision: ``merge``: the best merge beats every single model by its 95% interval;
+            ``keep``: it does not even lead; ``unclear``: it leads, but by less than can be told;
+            ``none``: there is nothing to compare yet.
+        headline: A few words.
+        sentence: One sentence with the numbers.
+        split: The documents that it speaks about.
+        trial: The best merge as scored on ``split``, or None.
+        rival: The best single model (an expert, or the base where no expert beats it), or None.
+        differences: (reference trial, best merge minus reference), the rival first.
+        finished: Whether the search has spent its budget and nothing is running.
+    """
+
+    decision: str
+    headline: str
+    sentence: str
+    split: Split
+    trial: Trial | None = None
+    rival: Trial | None = None
+    differences: tuple[tuple[Trial, Difference], ...] = ()
+    finished: bool = True
+
+
+def is_single(trial: Trial) -> bool:
+    """Whether a trial is one model alone, the base or one expert: nothing merged."""
+    return trial.label == BASE or trial.label.startswith(EXPERT)
+
+
+def is_reference(trial: Trial) -> bool:
+    """Whether a trial is a reference point, on whichever split it was scored."""
+    return trial.kind == "reference" or bool(trial.label)
+
+
+def ranked(trials: Sequence[Trial], scale: Scale) -> list[Trial]:
+    """The scored ones among ``trials``, best mean normalised score first, then by number."""
+    scored = [t for t in trials if is_scored(t, scale.names)]
+    return sorted(
+        scored, key=lambda t: (-scale.mean(t.scores.values if t.scores else {}), t.number)
+    )
+
+
+def front(run: Run, split: Split = "search", kinds: Collection[Kind] | None = None) -> list[Trial]:
+    """The Pareto front over the searched objectives.
+
+    Args:
+        run: Any run, finished or not.
+        split: Whose scores.
+        kinds: Kinds of trials that take part; None for all.
+
+    Returns:
+        Non-dominated COMPLETE trials in told order, without copies of an earlier recipe.
+    """
+    names = [o.name for o in run.searched]
+    trials = [
+        t
+        for t in run.complete(split)
+        if t.copied_from is None and is_scored(t, names) and (kinds is None or t.kind in kinds)
+    ]
+    return _non_dominated(trials, names)
+
+
+def finalists(run: Run, n: int = 5) -> list[Trial]:
+    """Which search trials deserve to be scored again on the select and test documents.
+
+    Args:
+        run: Any run, finished or not.
+        n: At most how many, >= 1.
+
+    Returns:
+        The best by mean normalised score. Where the search was for a Pareto front
+        (``run.meta["pareto"]``) they are half of the places; the rest go to the members of the
+        front that lie farthest from those already chosen. Best mean first.
+
+    Raises:
+        ConfigError: ``n`` below 1.
+    """
+    if n < 1:
+        raise ConfigError(f"finalists: n must be >= 1, got {n}.")
+    scale = scale_of(run, "search")
+    trials = [
+        t
+        for t in run.complete("search")
+        if t.kind == "search" and t.copied_from is None and not is_reference(t)
+    ]
+    best = ranked(trials, scale)
+    if not run.meta.get("pareto") or len(scale.names) < 2 or len(best) <= n:
+        return best[:n]
+    chosen = best[: (n + 1) // 2]
+    candidates = _non_dominated(best, scale.names)
+    while len(chosen) < n:
+        left = [t for t in candidates if t not in chosen]
+        if not left:
+            left = [t for t in best if t not in chosen][:1]
+        gaps = _normalised(left, scale)[:, None, :] - _normalised(chosen, scale)[None, :, :]
+        nearest = np.linalg.norm(gaps, axis=-1).min(axis=1)
+        chosen.append(left[int(nearest.argmax())])
+    return ranked(chosen, scale)
+
+
+def pick(run: Run, spec: str) -> Trial:
+    """The trial that a user asks for.
+
+    Args:
+        run: Any run, finished or not.
+        spec: ``best``: highest mean normalised score on the select documents among the finalists
+            that were scored there, else on the search documents. Merges only, reference merges
+            such as the uniform average among them: a single expert can be used as it is, and
+            :func:`verdict` says when it should be. ``knee``: the best trade-off of the front.
+            ``weights=math:2,code:1``: the front's highest weighted sum of normalised scores.
+            ``trial=17``: that one.
+
+    Returns:
+        The trial as it was scored during the search; never a FAILED one.
+
+    Raises:
+        ConfigError: A spec that makes no sense, or a run with nothing to pick.
+        UnknownNameError: An unknown spec, objective or trial.
+    """
+    key, equals, value = spec.strip().partition("=")
+    if key == "trial" and equals:
+        return _numbered(run, value)
+    if key == "weights" and equals:
+        return _weighted(run, value)
+    if spec.strip() == "best":
+        return _original(run, _best(run))
+    if spec.strip() == "knee":
+        scale, members = scale_of(run, "search"), _merged_front(run)
+        return members[int(pareto.knee(_normalised(members, scale)))]
+    hint = f"To export trial {key}, ask for trial={key}." if key.isdecimal() else ""
+    raise unknown_name("pick", spec, SPECS, hint)
+
+
+def verdict(run: Run) -> Verdict:
+    """Whether to merge, and what: the one sentence that a user came for.
+
+    The best merge (what ``pick(run, "best")`` returns) is compared with the best single expert, the
+    base and the other reference points on the test documents; where those were not scored, on the
+    search documents, and the sentence says so. The rival is the one that looks best on these very
+    documents, which never flatters the merge.
+
+    Args:
+        run: Any run, finished or not.
+
+    Returns:
+        The verdict; ``none`` where there is nothing to compare.
+    """
+    done = _finished(run)
+    try:
+        best = _best(run)
+    except ConfigError as e:
+        return Verdict("none", "Nothing merged yet", str(e), "search", finished=done)
+    split: Split = "search"
+    trial = _original(run, best)
+    for other in run.complete("test"):
+        if other.number == best.number and any(is_single(t) for t in run.complete("test")):
+            split, trial = "test", other
+    scale = scale_of(run, split)
+    references = ranked([t for t in run.complete(split) if is_reference(t)], scale)
+    singles = [t for t in references if is_single(t)]
+    if not singles:
+        mean = scale.mean(trial.scores.values if trial.scores else {})
+        sentence = (
+            f"{_called(trial)} is the best merge, with a mean normalised score of {mean:.3f}; "
+            "neither the base nor an expert was scored, so nothing says whether to merge at all."
+        )
+        return Verdict("none", f"Best so far: {trial.name}", sentence, split, trial, finished=done)
+    rival = singles[0]
+    others = [t for t in references if t is not rival and t.number != trial.number]
+    pairs = tuple((t, paired_mean(trial, t, scale)) for t in [rival, *others])
+    return _sentence(run, trial, pairs, split, done)
+
+
+def _sentence(
+    run: Run,
+    trial: Trial,
+    pairs: tuple[tuple[Trial, Difference], ...],
+    split: Split,
+    done: bool,
+) -> Verdict:
+    """Puts the comparison into words."""
+    rival, gap = pairs[0]
+    single = _as_single(rival)
+    use = "use the base" if rival.label == BASE else f"use {rival.label}"
+    if rival.label == BASE:
+        single = "the base, which no single expert beats"
+    interval = _interval(gap)
+    if gap.better:
+        decision, headline = "merge", f"Merge: use {_called(trial, first=False)}"
+        claim = f"{_called(trial)} beats {single}, by {gap.mean:.3f}"
+    elif gap.mean > 0:
+        decision, headline = "unclear", "No clear winner"
+        claim = (
+            f"{_called(trial)} leads {single}, by {gap.mean:.3f}, too little to tell from noise"
+        )
+    elif gap.mean == 0:
+        decision, headline = "keep", f"Do not merge: {use}"
+        claim = f"{_called(trial)}, the best merge, gains 0.000 on {single}"
+    else:
+        decision, headline = "keep", f"Do not merge: {use}"
+        claim = f"{_called(trial)}, the best merge, scores {-gap.mean:.3f} below {single}"
+    claim += f" in mean normalised score ({interval}"
+    claim += f"; {gap.n:,} {split} documents)" if gap.n else f"; {split} documents)"
+    beside = [_versus(t, d) for t, d in pairs[1:] if t.label == BASE or not is_single(t)]
+    if gap.mean > 0 and not gap.better:
+        claim += ", too little to tell from noise"
+    if beside:
+        claim += "; it is " + ", ".join(beside[:-1]) + (" and " if beside[1:] else "") + beside[-1]
+    if is_reference(trial) and _searched(run):
+        claim += "; no searched recipe did better"
+    claim += "."
+    if split == "search":
+        claim += " The search has seen these documents, so they flatter its winner."
+    if not done:
+        headline = f"So far: {headline[0].lower()}{headline[1:]}"
+    return Verdict(decision, headline, claim, split, trial, rival, pairs, done)
+
+
+def _called(trial: Trial, first: bool = True) -> str:
+    """A trial within a sentence."""
+    name = (
+        f"the {trial.label}" if trial.label and not trial.label.startswith(EXPERT) else trial.name
+    )
+    return name[0].upper() + name[1:] if first else name
+
+
+def _as_single(trial: Trial) -> str:
+    return f"the best single expert, {trial.label.removeprefix(EXPERT)}"
+
+
+def _interval(d: Difference) -> str:
+    if math.isnan(d.low):
+        return "95% CI not known"
+    return f"95% CI {d.low:.3f} to {d.high:.3f}"
+
+
+def _versus(reference: Trial, d: Difference) -> str:
+    name = _called(reference, first=False)
+    if d.better or d.worse:
+        return f"{abs(d.mean):.3f} {'above' if d.mean > 0 else 'below'} {name}"
+    return f"level with {name} ({d.mean:+.3f})"
+
+
+def _finished(run: Run) -> bool:
+    """Whether the budget is spent, or the finalists were already scored on the test documents."""
+    if run.running:
+        return False
+    budget = run.meta.get("n_trials")
+    return (
+        not isinstance(budget, int)
+        or len(_searched(run)) >= budget
+        or any(t.kind == "final" and not is_reference(t) for t in run.complete("test"))
+    )
+
+
+def _searched(run: Run) -> list[Trial]:
+    return [t for t in run.trials if t.kind == "search"]
+
+
+def _non_dominated(trials: Sequence[Trial], names: Sequence[str]) -> list[Trial]:
+    if not trials:
+        return []
+    mask = pareto.non_dominated(value_matrix(trials, names))
+    return [t for t, keep in zip(trials, mask, strict=True) if keep]
+
+
+def _normalised(trials: Sequence[Trial], scale: Scale) -> npt.NDArray[np.float64]:
+    """(n, m) normalised scores."""
+    return (value_matrix(trials, scale.names) - np.array(scale.zero)) / np.array(scale.unit)
+
+
+def _best(run: Run) -> Trial:
+    """The best merge, as scored where the choice is made."""
+    merges = [t for t in run.complete("select") if not is_single(t)]
+    chosen = ranked(merges, scale_of(run, "select"))
+    if not any(not is_reference(t) for t in chosen):
+        chosen = ranked(_merges(run), scale_of(run, "search"))
+    if not chosen:
+        raise _nothing(run)
+    return chosen[0]
+
+
+def _merges(run: Run) -> list[Trial]:
+    return [t for t in run.complete("search") if t.copied_from is None and not is_single(t)]
+
+
+def _merged_front(run: Run) -> list[Trial]:
+    """The merges on the front; where single models hold all of it, the front among merges."""
+    names = [o.name for o in run.searched]
+    members = [t for t in front(run) if not is_single(t)]
+    members = members or _non_dominated([t for t in _merges(run) if is_scored(t, names)], names)
+    if not members:
+        raise _nothing(run)
+    return members
+
+
+def _nothing(run: Run) -> ConfigError:
+    """Why there is nothing to pick."""
+    failed = [t for t in run.trials if t.state is TrialState.FAILED]
+    message = f"no merge of {run.path} is COMPLETE"
+    if failed:
+        message += f": {len(failed)} of {len(run.trials)} trials failed, the first with "
+        message += repr(reason(failed[0]))
+    elif run.running:
+        message += f" yet: {len(run.running)} running"
+    return ConfigError(f"{message}; run `evomerge report` on it to see its trials.")
+
+
+def reason(trial: Trial) -> str:
+    """The last line of a FAILED trial's error: what went wrong, without the way there."""
+    lines = [line.strip() for line in (trial.error or "").splitlines() if line.strip()]
+    return lines[-1] if lines else "no reason given"
+
+
+def _original(run: Run, trial: Trial) -> Trial:
+    """The same recipe as it was scored during the search, where it was."""
+    for other in run.complete("search"):
+        if other.number == trial.number:
+            return other
+    return trial
+
+
+def _numbered(run: Run, text: str) -> Trial:
+    """``trial=N``."""
+    if not text.strip().isdecimal():
+        raise ConfigError(f"trial={text}: expected a trial number, as in trial=17.")
+    number = int(text)
+    found = [t for t in (*run.trials, *run.running) if t.number == number]
+    if not found:
+        numbers = [t.number for t in (*run.trials, *run.running)]
+        known = f"{min(numbers)} to {max(numbers)}" if numbers else "no trials"
+        raise UnknownNameError(
+            f"unknown trial {number}; {run.path} has {known}. See `evomerge report {run.path}`."
+        )
+    trial = next((t for t in found if t.split == "search"), found[0])
+    if trial.state is TrialState.FAILED:
+        raise ConfigError(
+            f"trial {number} failed ({reason(trial)}); expected a COMPLETE one, such as "
+            "--pick best."
+        )
+    if trial.state is TrialState.RUNNING:
+        raise ConfigError(f"trial {number} is still running; wait for it, or pick another.")
+    return trial
+
+
+def _weighted(run: Run, text: str) -> Trial:
+    """``weights=math:2,code:1``."""
+    scale = scale_of(run, "search")
+    weights: dict[str, float] = {}
+    for part in text.split(","):
+        name, colon, number = part.strip().rpartition(":")
+        if not colon:
+            raise ConfigError(f"weights={text}: expected TASK:WEIGHT, got {part.strip()!r}.")
+        if name not in scale.names:
+            hint = ""
+            if name in {o.name for o in run.objectives}:
+                hint = f"{name!r} is only reported: no trial of the search was scored on it."
+            raise unknown_name("objective", name, scale.names, hint)
+        try:
+            weight = float(number)
+        except ValueError:
+            weight = math.nan
+        if not 0 <= weight < math.inf:
+            raise ConfigError(f"weights={text}: expected a weight >= 0, got {number!r}.")
+        if name in weights:
+            raise ConfigError(f"weights={text}: objective {name!r} is named twice.")
+        weights[name] = weight
+    if not any(weights.values()):
+        raise ConfigError(f"weights={text}: at least one weight must be above 0.")
+    members = _merged_front(run)
+    values = _normalised(members, scale) @ [weights.get(name, 0.0) for name in scale.names]
+    return members[int(np.argmax(values))]

@@ -1,0 +1,18 @@
+"""Evaluators: live model in, scores out.
+
+* :mod:`~evomerge.evaluators.base`: the :class:`Evaluator` protocol.
+* :mod:`~evomerge.evaluators.lm_eval`: any lm-eval task, scored as the stock harness scores it.
+
+What ``lm_eval`` is made of:
+
+* :mod:`~evomerge.evaluators.options`: what can be set, checked.
+* :mod:`~evomerge.evaluators.tasks`: finds a task's YAML, loads it, checks what is asked of it.
+* :mod:`~evomerge.evaluators.splits`: which documents belong to search, select and test.
+* :mod:`~evomerge.evaluators.requests`: what a task asks, and what it makes of the answers.
+* :mod:`~evomerge.evaluators.batches`: requests packed into forward passes, once.
+* :mod:`~evomerge.evaluators.scoring`: answers from the model that is loaded now.
+* :mod:`~evomerge.evaluators.metrics`: value, standard error and per-document values.
+* :mod:`~evomerge.evaluators.command`: the stock command line that gives the same scores.
+
+Nothing heavy is imported here; lm-eval and torch are imported when an evaluator is built.
+"""

@@ -1,0 +1,44 @@
+"""What an evaluator is: live model in, scores out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from evomerge.recipe import Recipe
+from evomerge.trial import Objective, Scores, Split
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+class Evaluator(Protocol):
+    """Scores a live model on one split of every task.
+
+    An evaluator is built and checked in the driver, then pickled to the workers: whatever
+    :meth:`prepare` builds must stay out of the pickle.
+
+    Attributes:
+        objectives: What it scores, searched and merely reported ones.
+    """
+
+    objectives: tuple[Objective, ...]
+
+    def prepare(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Builds, once per worker, everything that does not depend on the candidate."""
+        ...
+
+    def evaluate(self, model: PreTrainedModel, recipe: Recipe, split: Split) -> Scores:
+        """Scores the weights that are in ``model`` now.
+
+        On ``search`` only the objectives with ``search=True``; on ``select`` and ``test`` all.
+        """
+        ...
+
+    def documents(self, split: Split) -> Mapping[str, int]:
+        """Number of documents per objective on a split."""
+        ...
+
+    def fingerprint(self) -> Mapping[str, Any]:
+        """Plain data that changes whenever the scores could: tasks, documents, settings."""
+        ...

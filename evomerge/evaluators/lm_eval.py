@@ -1,0 +1,287 @@
+"""Any lm-eval task as objectives, scored on a live model as the stock harness scores it.
+
+The harness is built to score one checkpoint once; a search scores hundreds of candidates on one
+resident model. So tasks are resolved and their documents dealt to splits once, in the driver;
+requests are built and encoded once per worker; and per candidate only forward passes, filters and
+metrics are left. lm-eval's own caches are not used: they do not know that the weights changed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evomerge.errors import ConfigError, StudyError, TaskError
+from evomerge.evaluators.command import stock_commands
+from evomerge.evaluators.options import Options, objectives_from, plain
+from evomerge.evaluators.requests import (
+    Plan,
+    build_requests,
+    documents_hash,
+    plan_task,
+    process,
+)
+from evomerge.evaluators.splits import check_sizes
+from evomerge.evaluators.tasks import (
+    check_objective,
+    find_tasks,
+    include_folders,
+    list_tasks,
+    load_task,
+    quiet,
+)
+from evomerge.recipe import Recipe
+from evomerge.trial import SPLITS, Objective, Scores, Split
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from evomerge.evaluators.scoring import LiveModel, Requests
+
+
+@dataclasses.dataclass(frozen=True)
+class _Built:
+    """The requests of one split: instances per task, and all of them encoded."""
+
+    instances: Mapping[str, list[Any]]
+    requests: Requests
+
+
+class LmEval:
+    """Scores objectives that are metrics of lm-eval tasks.
+
+    Documents of each task are dealt to search, select and test by a hash of their content (see
+    :mod:`evomerge.evaluators.splits`; equal documents stay together). Within a split they keep
+    the task's order; few-shot examples are drawn as ``lm_eval --samples`` draws them for exactly
+    these documents. So :meth:`stock_command` reproduces every score.
+
+    Args:
+        objectives: What to score; several may share a task, which is then scored once.
+        include_path: Folder or folders with task YAML files of your own. Without it, or when they
+            do not know a task, lm-eval's own tasks are indexed, which takes ten seconds.
+        num_fewshot: Examples in the prompt; None for each task's own number. As in lm-eval, a
+            task that sets 0 keeps 0.
+        fewshot_seed: Seed of their draw (lm-eval's default is 1234).
+        apply_chat_template: Whether prompts go through the tokenizer's chat template; a string is
+            passed on as lm-eval does.
+        fewshot_as_multiturn: Examples as turns of a conversation; None: as the chat template.
+        system_instruction: Put before every prompt.
+        gen_kwargs: Update of the generation settings of generating tasks.
+        batch_size: Requests per forward pass, or ``"auto"``: by number of tokens.
+        max_length: Longest input in tokens; None for what the model allows.
+        splits: Documents per task on each split: a count, a share in (0, 1), or None for the rest.
+        split_seed: Another seed, other splits.
+        confirm_run_unsafe_code: Whether tasks that execute code written by the model may run.
+
+    Raises:
+        ConfigError: For settings that make no sense, and for a direction that a task contradicts.
+        TaskError: For a task or a YAML file that cannot be used, and for too few documents.
+        UnknownNameError: For an unknown task, metric or filter.
+    """
+
+    def __init__(
+        self,
+        objectives: Sequence[Objective | Mapping[str, Any]],
+        *,
+        include_path: str | Path | Sequence[str | Path] | None = None,
+        num_fewshot: int | None = None,
+        fewshot_seed: int = 1234,
+        apply_chat_template: bool | str = False,
+        fewshot_as_multiturn: bool | None = None,
+        system_instruction: str | None = None,
+        gen_kwargs: Mapping[str, Any] | None = None,
+        batch_size: int | str = "auto",
+        max_length: int | None = None,
+        splits: Mapping[str, int | float | None] | None = None,
+        split_seed: int = 0,
+        confirm_run_unsafe_code: bool = False,
+    ) -> None:
+        self.objectives = objectives_from(objectives)
+        self.splits = check_sizes(splits)
+        self.options = Options(
+            num_fewshot=num_fewshot,
+            fewshot_seed=fewshot_seed,
+            apply_chat_template=apply_chat_template,
+            fewshot_as_multiturn=fewshot_as_multiturn,
+            system_instruction=system_instruction,
+            gen_kwargs=plain(gen_kwargs) or None,
+            batch_size=batch_size,
+            max_length=max_length,
+            confirm_run_unsafe_code=confirm_run_unsafe_code,
+            folder=str(Path.cwd()),
+        )
+        self._live: LiveModel | None = None
+        self._built: dict[Split, _Built] = {}
+        self._tasks: dict[str, Any] = {}
+        names = list(dict.fromkeys(o.task for o in self.objectives))
+        sources = find_tasks(names, include_folders(include_path))
+        self._plans: dict[str, Plan] = {}
+        for name in names:
+            self._tasks[name] = task = load_task(sources[name], self.options)
+            for objective in self.objectives:
+                if objective.task == name:
+                    check_objective(objective, task)
+            self._plans[name] = plan_task(
+                sources[name], task, self.options, self.splits, split_seed
+            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Plain data: a worker loads the tasks again from their own files, without an index."""
+        return self.__dict__ | {"_live": None, "_built": {}, "_tasks": {}}
+
+    list_tasks = staticmethod(list_tasks)
+
+    def prepare(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Loads the tasks and encodes the requests of the search split.
+
+        The other splits follow when they are first asked for. The model is not copied, moved or
+        changed, except that it is put into evaluation mode.
+
+        Raises:
+            ConfigError: For a chat template that the tokenizer does not have, or a model that is
+                not a decoder.
+            TaskError: When the documents are not those that the driver saw.
+        """
+        from evomerge.evaluators.scoring import LiveModel
+
+        if self.options.apply_chat_template and not getattr(tokenizer, "chat_template", None):
+            raise ConfigError(
+                "apply_chat_template is set, but the tokenizer has no chat template. Take the "
+                "tokenizer of an instruction-tuned expert, or set it to false."
+            )
+        with quiet():
+            self._live = LiveModel(
+                model, tokenizer, self.options.batch_size, self.options.max_length
+            )
+        self._built = {}
+        if self._asked("search"):
+            self._build("search")
+
+    def evaluate(self, model: PreTrainedModel, recipe: Recipe, split: Split) -> Scores:
+        """Scores the weights that are in ``model`` now.
+
+        Args:
+            model: The model given to :meth:`prepare`, with any weights.
+            recipe: Not looked at.
+            split: Which documents; on ``search`` only objectives with ``search=True``.
+
+        Returns:
+            Signed values, their standard errors (see :mod:`evomerge.evaluators.metrics`) and, in
+            the order of :meth:`samples`, signed per-document values: 0 or 1 for an accuracy, bits
+            per byte of the document for ``bits_per_byte``, the log-likelihood (nats; per word or
+            byte where the metric is) for perplexities; None for corpus metrics.
+
+        Raises:
+            FloatingPointError: When the model's outputs or a score are not finite.
+            TaskError: When a split without documents is asked for.
+            StudyError: Before :meth:`prepare`.
+        """
+        import torch
+
+        del recipe
+        if self._live is None:
+            raise StudyError("LmEval.evaluate was called before prepare.")
+        from evomerge.evaluators.metrics import scores_from
+
+        built = self._built.get(split) or self._build(split)
+        start = time.perf_counter()
+        asked = self._asked(split)
+        with quiet(), torch.inference_mode():
+            model.train(mode=False)
+            self._live.answer(model, built.requests)
+            results: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+            for name, instances in built.instances.items():
+                filters = {o.filter for o in asked if o.task == name}
+                rows = process(self._tasks[name], instances, filters)
+                results |= {(name, key): value for key, value in rows.items()}
+            aggregations = {name: self._tasks[name].aggregation() for name in built.instances}
+            scores = scores_from(asked, results, aggregations)
+        return dataclasses.replace(scores, seconds={"score": time.perf_counter() - start})
+
+    def documents(self, split: Split) -> Mapping[str, int]:
+        """Number of documents per objective that is scored on a split."""
+        return {o.name: len(self._plans[o.task].ids[split]) for o in self._asked(split)}
+
+    def samples(self, split: Split) -> dict[str, list[int]]:
+        """Task to the ascending indices of its documents: the value of ``lm_eval --samples``."""
+        tasks = dict.fromkeys(o.task for o in self._asked(split))
+        return {task: list(self._plans[task].ids[split]) for task in tasks}
+
+    def fingerprint(self) -> Mapping[str, Any]:
+        """Plain data that changes whenever the scores could; no paths, no batch size."""
+        scored = ("name", "task", "metric", "filter", "direction", "search")
+        return {
+            "evaluator": "lm_eval",
+            "lm_eval": importlib.metadata.version("lm_eval"),
+            "objectives": [{k: getattr(o, k) for k in scored} for o in self.objectives],
+            "tasks": {
+                name: {"config": plan.config, **plan.content} for name, plan in self._plans.items()
+            },
+            "options": {
+                name: value
+                for name, value in dataclasses.asdict(self.options).items()
+                if name not in {"batch_size", "folder"}
+            },
+        }
+
+    def write_samples(self, folder: str | Path) -> dict[Split, Path]:
+        """Writes ``samples-<split>.json`` for every split with documents.
+
+        Returns:
+            Split to file; each is a value for ``lm_eval --samples`` and :meth:`stock_command`.
+        """
+        files: dict[Split, Path] = {}
+        for split in SPLITS:
+            samples = self.samples(split)
+            if any(samples.values()):
+                files[split] = Path(folder) / f"samples-{split}.json"
+                files[split].write_text(json.dumps(samples) + "\n", encoding="utf-8")
+        return files
+
+    def stock_command(
+        self, model_dir: str | Path, split: Split, samples: str | Path | None = None
+    ) -> list[str]:
+        """The stock commands that score a checkpoint on the documents of a split.
+
+        Args:
+            model_dir: The checkpoint.
+            split: Which documents.
+            samples: File from :meth:`write_samples`; without it the indices are spelled out.
+
+        Returns:
+            Shell lines: one, or one per folder where ``include_path`` has several.
+        """
+        indices = self.samples(split)
+        sources = [self._plans[name].source for name in indices]
+        return stock_commands(model_dir, sources, samples or indices, self.options)
+
+    def _asked(self, split: Split) -> list[Objective]:
+        """The objectives that are scored on a split."""
+        return [o for o in self.objectives if o.search or split != "search"]
+
+    def _build(self, split: Split) -> _Built:
+        """Builds and encodes the requests of a split."""
+        assert self._live is not None  # noqa: S101
+        chat = self._live.lm.apply_chat_template if self.options.apply_chat_template else None
+        instances: dict[str, list[Any]] = {}
+        for name, ids in self.samples(split).items():
+            if not ids:
+                raise TaskError(f"task {name!r}: the {split} split has no documents.")
+            plan = self._plans[name]
+            if name not in self._tasks:
+                self._tasks[name] = load_task(plan.source, self.options)
+            instances[name] = build_requests(self._tasks[name], ids, self.options, chat)
+            if documents_hash(instances[name]) != plan.content[split]:
+                raise TaskError(
+                    f"task {name!r}: the documents of the {split} split are not those that the "
+                    "driver saw. Its data files differ between machines, or changed meanwhile."
+                )
+        with quiet():
+            requests = self._live.encode([i for group in instances.values() for i in group])
+        self._built[split] = _Built(instances, requests)
+        return self._built[split]

@@ -1,0 +1,218 @@
+"""Scores lm-eval requests on a live model whose weights change between candidates.
+
+Requests are encoded and batched once. Per candidate only the forward passes are left: no
+tokenisation, no progress bars, and logits only where a continuation is scored. Encoding and
+generation are those of lm-eval's own ``HFLM``, so the scores are too.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import inspect
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from evomerge.errors import ConfigError, TaskError
+from evomerge.evaluators.batches import Batch, pack, tokens_per_batch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+SAMPLING_SEED = 1234
+"""lm-eval's default torch seed: every candidate draws the same random numbers."""
+
+LOGITS_PER_STEP = 2**27
+"""Logits that are turned into float32 log-probabilities at a time."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Requests:
+    """Everything that is asked on one split.
+
+    Attributes:
+        likelihoods: Instances whose answer is a log-likelihood; a batch's slots index them.
+        batches: Their forward passes.
+        generations: Instances whose answer is generated text.
+        probe: (1, L) input ids of one generation prompt, to notice broken weights; or None.
+        generation_batch_size: Prompts per generation.
+    """
+
+    likelihoods: list[Any]
+    batches: list[Batch]
+    generations: list[Any]
+    probe: torch.Tensor | None
+    generation_batch_size: int
+
+
+class LiveModel:
+    """A resident model seen through lm-eval's eyes.
+
+    The model itself is used as it is: neither copied nor moved. The tokenizer is copied, because
+    lm-eval gives it a padding token.
+
+    Args:
+        model: The resident model.
+        tokenizer: Its tokenizer.
+        batch_size: Requests per forward pass, or ``"auto"``: by number of tokens.
+        max_length: Longest input in tokens; None for what the model allows.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        batch_size: int | str,
+        max_length: int | None,
+    ) -> None:
+        from lm_eval.models.huggingface import HFLM
+
+        self.batch_size = batch_size
+        self.lm = HFLM(
+            pretrained=model,
+            tokenizer=copy.deepcopy(tokenizer),
+            batch_size=1 if batch_size == "auto" else batch_size,
+            max_length=max_length,
+        )
+        if self.lm.backend != "causal":
+            raise ConfigError(f"only decoder models can be scored, got {type(model).__name__}.")
+        # `loglikelihood` encodes and then calls this: so it returns the encoded requests.
+        self.lm._loglikelihood_tokens = lambda requests, **_: requests
+        self._sliced = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self._vocabulary = int(model.config.get_text_config().vocab_size)
+
+    def encode(self, instances: Sequence[Any]) -> Requests:
+        """Encodes and batches requests, once for all candidates.
+
+        Args:
+            instances: lm-eval instances of any tasks.
+
+        Returns:
+            What :meth:`answer` takes.
+
+        Raises:
+            TaskError: For a kind of request that lm-eval has but that is not scored here.
+        """
+        by_kind: dict[str, list[Any]] = {}
+        for instance in instances:
+            by_kind.setdefault(instance.request_type, []).append(instance)
+        pairs = by_kind.pop("loglikelihood", [])
+        rolling = by_kind.pop("loglikelihood_rolling", [])
+        generations = by_kind.pop("generate_until", [])
+        if by_kind:
+            raise TaskError(f"requests of type {', '.join(by_kind)} cannot be scored.")
+        encoded = [
+            (slot, context, continuation)
+            for slot, (_, context, continuation) in enumerate(
+                self.lm.loglikelihood(pairs, disable_tqdm=True) if pairs else []
+            )
+        ]
+        for slot, instance in enumerate(rolling, start=len(pairs)):
+            encoded += [(slot, *window) for window in self._windows(instance.args[0])]
+        probe, n_prompts = None, 1
+        if generations:
+            ids, _ = self.lm.tok_batch_encode([generations[0].args[0]])
+            probe = ids[:, -self.lm.max_length :].to(self.lm.device)
+            n_prompts = self._prompts_per_batch(generations)
+        batches = pack(
+            encoded, self.lm.max_length, self.batch_size, self.lm.device, self._vocabulary
+        )
+        return Requests([*pairs, *rolling], batches, generations, probe, n_prompts)
+
+    def answer(self, model: PreTrainedModel, requests: Requests) -> None:
+        """Puts the model's answers into the instances, in place of earlier ones.
+
+        Args:
+            model: The model with the candidate's weights, in evaluation mode.
+            requests: From :meth:`encode`.
+
+        Raises:
+            FloatingPointError: When the model's outputs are not numbers.
+        """
+        self.lm._model = model
+        for instance in (*requests.likelihoods, *requests.generations):
+            instance.resps = []
+            instance.filtered_resps = {}
+        totals, greedy = self._likelihoods(model, requests)
+        for instance, total, exact in zip(requests.likelihoods, totals, greedy, strict=True):
+            rolling = instance.request_type == "loglikelihood_rolling"
+            answer = float(total) if rolling else (float(total), bool(exact))
+            instance.resps = [answer] * (instance.repeats or 1)
+        if requests.generations:
+            self._generate(model, requests)
+
+    def _likelihoods(
+        self, model: PreTrainedModel, requests: Requests
+    ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """Log-likelihood and whether it is the greedy continuation, per slot."""
+        n = len(requests.likelihoods)
+        totals, misses = np.zeros(n), np.zeros(n)
+        scored = [self._forward(model, batch) for batch in requests.batches]
+        for batch, (ll, hit) in zip(requests.batches, scored, strict=True):
+            slots = batch.slots.numpy()
+            np.add.at(totals, slots, ll.cpu().numpy().astype(np.float64))
+            np.add.at(misses, slots, ~hit.cpu().numpy())
+        if np.isnan(totals).any():
+            raise FloatingPointError(
+                f"the merged model's log-likelihoods are not numbers (NaN) for "
+                f"{int(np.isnan(totals).sum())} of {n} requests: its weights overflowed."
+            )
+        return totals, misses == 0
+
+    def _forward(self, model: PreTrainedModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """(P,) log-probabilities of the targets and whether each is the most likely token."""
+        device = self.lm.device
+        keep = {"logits_to_keep": batch.keep.to(device)} if self._sliced else {}
+        logits = model(input_ids=batch.tokens.to(device), use_cache=False, **keep).logits
+        if not self._sliced:
+            logits = logits[:, batch.keep.to(device)]
+        step = max(1, LOGITS_PER_STEP // logits.shape[-1])
+        lls, hits = [], []
+        for start in range(0, len(batch.targets), step):
+            part = slice(start, start + step)
+            rows, columns = batch.rows[part].to(device), batch.columns[part].to(device)
+            targets = batch.targets[part].to(device)
+            logp = torch.log_softmax(logits[rows, columns], dim=-1, dtype=torch.float32)
+            lls.append(logp.gather(1, targets[:, None])[:, 0])
+            hits.append(logp.argmax(dim=-1) == targets)
+        return torch.cat(lls), torch.cat(hits)
+
+    def _generate(self, model: PreTrainedModel, requests: Requests) -> None:
+        """Generates with lm-eval's own loop."""
+        keep = {"logits_to_keep": 1} if self._sliced else {}
+        if not bool(torch.isfinite(model(input_ids=requests.probe, **keep).logits[:, -1]).all()):
+            raise FloatingPointError(
+                "the merged model's logits are not finite: its weights overflowed."
+            )
+        self.lm.batch_size_per_gpu = requests.generation_batch_size
+        repeated = [i for i in requests.generations for _ in range(i.repeats or 1)]
+        device = self.lm.device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(SAMPLING_SEED)
+            texts = self.lm.generate_until(repeated, disable_tqdm=True)
+        for instance, text in zip(repeated, texts, strict=True):
+            instance.resps.append(text)
+
+    def _windows(self, text: str) -> list[tuple[list[int], list[int]]]:
+        """The rolling windows of a text, as ``HFLM.loglikelihood_rolling`` makes them."""
+        from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+
+        windows = get_rolling_token_windows(
+            token_list=self.lm.tok_encode(text),
+            prefix_token=self.lm.prefix_token_id,
+            max_seq_len=self.lm.max_length,
+            context_len=1,
+        )
+        return [make_disjoint_window(window) for window in windows]
+
+    def _prompts_per_batch(self, generations: Sequence[Any]) -> int:
+        """Prompts that are generated from at a time."""
+        if not isinstance(self.batch_size, str):
+            return self.batch_size
+        longest = max(len(self.lm.tok_encode(i.args[0])) for i in generations)
+        new = max(int(i.args[1].get("max_gen_toks", self.lm.max_gen_toks)) for i in generations)
+        budget = tokens_per_batch(self.lm.device)
+        return max(1, budget // min(longest + new, int(self.lm.max_length)))

@@ -1,0 +1,45 @@
+"""What an executor is: jobs in, finished trials out."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Protocol
+
+from evomerge.trial import Trial
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A RUNNING trial to be materialised and scored on ``trial.split``."""
+
+    trial: Trial
+
+
+class Executor(Protocol):
+    """Runs jobs on workers.
+
+    Attributes:
+        capacity: How many jobs can make progress at once.
+    """
+
+    capacity: int
+
+    def warm_up(self) -> None:
+        """Blocks until a worker is ready; raises an EvomergeError when none can be built."""
+        ...
+
+    def submit(self, job: Job) -> None:
+        """Queues a job; returns at once."""
+        ...
+
+    def collect(self, timeout: float | None = None) -> list[Trial]:
+        """Blocks for at least one finished trial, or for ``timeout`` seconds.
+
+        Never raises for a trial's failure: a failed job comes back as a FAILED trial with its
+        traceback. Returns [] on time-out or when nothing is in flight.
+        """
+        ...
+
+    def close(self) -> None:
+        """Stops the workers; what is in flight is dropped."""
+        ...

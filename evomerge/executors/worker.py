@@ -1,0 +1,89 @@
+"""One worker: a live model, merged and scored job after job. It never raises for a job."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+import traceback
+
+from evomerge.evaluators.base import Evaluator
+from evomerge.executors.base import Job
+from evomerge.experts import ExpertPool
+from evomerge.recipe import Recipe
+from evomerge.trial import Scores, Trial, TrialState
+
+
+@dataclasses.dataclass(frozen=True)
+class WorkerSpec:
+    """Everything a worker is built from; travels by pickle.
+
+    Attributes:
+        pool: The models.
+        evaluator: What scores them.
+        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, or ``"auto"``: a GPU where there is one.
+        dtype: dtype of the live model: ``"auto"``, ``"float32"``, ``"bfloat16"``, ``"float16"``.
+        threads: torch threads; None leaves torch's own choice.
+        trust_remote_code: Passed to transformers.
+    """
+
+    pool: ExpertPool
+    evaluator: Evaluator
+    device: str = "auto"
+    dtype: str = "auto"
+    threads: int | None = None
+    trust_remote_code: bool = False
+
+
+class Worker:
+    """Materialises and scores recipes on one device.
+
+    Raises:
+        EvomergeError: When built, if the model cannot be loaded or the tasks cannot be built.
+    """
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        import torch
+
+        from evomerge.materialize import LiveModel, Merger
+
+        if spec.threads is not None:
+            torch.set_num_threads(max(1, spec.threads))
+        device = spec.device
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._spec = spec
+        self._live = LiveModel(
+            spec.pool, device, spec.dtype, trust_remote_code=spec.trust_remote_code
+        )
+        self._evaluator = spec.evaluator
+        self._evaluator.prepare(self._live.model, self._live.tokenizer)
+        self._mergers: dict[tuple[str, str], Merger] = {}
+
+    def run(self, job: Job) -> Trial:
+        """Runs one job; an exception makes a FAILED trial with its traceback."""
+        trial = job.trial
+        try:
+            return dataclasses.replace(trial, state=TrialState.COMPLETE, scores=self._score(trial))
+        except Exception:  # noqa: BLE001 - failure is data
+            return dataclasses.replace(
+                trial, state=TrialState.FAILED, error=traceback.format_exc(limit=-8)
+            )
+
+    def _score(self, trial: Trial) -> Scores:
+        start = time.perf_counter()
+        self._merge(trial.recipe)
+        merged = time.perf_counter()
+        scores = self._evaluator.evaluate(self._live.model, trial.recipe, trial.split)
+        seconds = {"merge": merged - start, "score": time.perf_counter() - merged}
+        return dataclasses.replace(scores, seconds=seconds)
+
+    def _merge(self, recipe: Recipe) -> None:
+        from evomerge.materialize import Merger, check_recipe
+
+        key = (recipe.method, repr(sorted(recipe.fixed.items())))
+        if key not in self._mergers:
+            check_recipe(recipe, self._spec.pool)
+            self._mergers[key] = Merger(
+                self._spec.pool, recipe.method, recipe.fixed, self._live.device
+            )
+        self._mergers[key].merge(recipe, self._live.tensors)

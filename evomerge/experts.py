@@ -1,0 +1,223 @@
+"""ExpertPool: the base and the experts, found to be mergeable before anything expensive."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from evomerge.checkpoint import Checkpoint, TensorInfo, vocabulary
+from evomerge.errors import CheckpointError, ConfigError
+from evomerge.recipe import ModelRef
+
+if TYPE_CHECKING:
+    import torch
+
+ROLES = ("attention", "mlp", "norm", "embedding", "head", "other")
+
+_LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blocks?|encoder|decoder)\.(\d+)\.")
+_ROLE_TOKENS = (
+    ("attention", re.compile(r"(self_|cross_|linear_)?(attn|attention)|mixer|mamba")),
+    ("mlp", re.compile(r"mlp|ffn|feed_forward|block_sparse_moe|moe|experts|fc_?\d|dense_\w+")),
+    ("head", re.compile(r"lm_head|embed_out|output|score")),
+    ("embedding", re.compile(r"\w*embed\w*|wte|wpe|tok_embeddings")),
+    ("norm", re.compile(r"\w*(norm|layernorm)\w*|ln_?\w+")),
+)
+# Equal shapes do not make two models the same function: these must agree too.
+_FUNCTION_KEYS = (
+    "model_type",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "n_head",
+    "hidden_act",
+    "activation_function",
+    "tie_word_embeddings",
+    "num_experts_per_tok",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class MergeTensor:
+    """A tensor to be merged, and where it stands in the model.
+
+    Attributes:
+        name: Name in the checkpoints.
+        shape: Its shape.
+        layer: Index of its transformer layer, or None for embeddings, head and final norm.
+        role: One of :data:`ROLES`.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    layer: int | None
+    role: str
+
+    @property
+    def size(self) -> int:
+        """Number of entries."""
+        n = 1
+        for s in self.shape:
+            n *= s
+        return n
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ExpertPool:
+    """A base and K experts that can be merged.
+
+    Attributes:
+        base: The model that the experts were fine-tuned from, or None.
+        experts: The experts, in column order.
+        tensors: Every floating-point tensor that all of them hold, in the checkpoint's order;
+            other tensors (masks, index buffers) are taken from :attr:`anchor` as they are.
+    """
+
+    base: Checkpoint | None
+    experts: tuple[Checkpoint, ...]
+    tensors: tuple[MergeTensor, ...]
+
+    @classmethod
+    def open(
+        cls, base: str | None, experts: Mapping[str, str], *, audit: bool = True
+    ) -> ExpertPool:
+        """Opens and checks checkpoints.
+
+        Args:
+            base: Folder or hub id of the base model, or None.
+            experts: Expert name to folder or hub id, in column order.
+            audit: Also read every weight once (hash, NaN and Inf); cached between runs.
+
+        Returns:
+            The pool.
+
+        Raises:
+            ConfigError: No experts, a reserved name, or one model listed twice.
+            CheckpointError: A checkpoint that is damaged or does not fit the others.
+        """
+        if not experts:
+            raise ConfigError("models.experts is empty; expected at least one expert: name: path.")
+        if "base" in experts:
+            raise ConfigError("an expert may not be called 'base'; give it another name.")
+        opened = [Checkpoint.open(name, str(source)) for name, source in experts.items()]
+        origin = Checkpoint.open("base", str(base)) if base else None
+        everyone = [*([origin] if origin else []), *opened]
+        _check_distinct({c.name: str(c.folder) for c in everyone}, "folder")
+        anchor = everyone[0]
+        for other in everyone[1:]:
+            _check_fits(anchor, other)
+        if audit:
+            everyone = [c.audited() for c in everyone]
+            _check_distinct({c.name: c.content for c in everyone}, "weights")
+        tensors = tuple(
+            MergeTensor(t.name, t.shape, layer_of(t.name), role_of(t.name))
+            for t in anchor.tensors.values()
+            if t.is_float and all(t.name in c.tensors for c in everyone)
+        )
+        if origin:
+            return cls(everyone[0], tuple(everyone[1:]), tensors)
+        return cls(None, tuple(everyone), tensors)
+
+    @property
+    def anchor(self) -> Checkpoint:
+        """Whose config, tokenizer and unmerged tensors a merge takes: the base, else expert 0."""
+        return self.base or self.experts[0]
+
+    @property
+    def refs(self) -> tuple[ModelRef, ...]:
+        """The experts as recipes name them."""
+        return tuple(e.ref for e in self.experts)
+
+    @property
+    def n_layers(self) -> int:
+        """Number of transformer layers."""
+        return max((t.layer + 1 for t in self.tensors if t.layer is not None), default=0)
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of merged entries of one model."""
+        return sum(t.size for t in self.tensors)
+
+    def sources(self, name: str) -> tuple[torch.Tensor | None, list[torch.Tensor]]:
+        """Base (or None) and expert tensors of one name, memory-mapped: treat as immutable."""
+        base = self.base.tensor(name) if self.base else None
+        return base, [e.tensor(name) for e in self.experts]
+
+
+def layer_of(name: str) -> int | None:
+    """Index of the transformer layer that a tensor belongs to, or None."""
+    match = _LAYER.search(name)
+    return int(match.group(1)) if match else None
+
+
+def role_of(name: str) -> str:
+    """Role of a tensor by the parts of its name: one of :data:`ROLES`."""
+    parts = name.split(".")[:-1]
+    for role, pattern in _ROLE_TOKENS:
+        if role in {"head", "embedding"} and layer_of(name) is not None:
+            continue
+        if any(pattern.fullmatch(p) for p in parts):
+            return role
+    return "other"
+
+
+def _check_distinct(values: Mapping[str, str], what: str) -> None:
+    seen: dict[str, str] = {}
+    for name, value in values.items():
+        if value in seen:
+            raise ConfigError(
+                f"{seen[value]!r} and {name!r} are the same model (same {what}); list every "
+                "model once."
+            )
+        seen[value] = name
+
+
+def _tied_head(checkpoint: Checkpoint, tensor: TensorInfo) -> bool:
+    return role_of(tensor.name) == "head" and bool(checkpoint.config.get("tie_word_embeddings"))
+
+
+def _check_fits(anchor: Checkpoint, other: Checkpoint) -> None:
+    """Raises CheckpointError unless ``other`` is the same architecture with the same vocabulary."""
+    pair = f"{anchor.name!r} and {other.name!r}"
+    for key in _FUNCTION_KEYS:
+        a, b = anchor.config.get(key), other.config.get(key)
+        if a is not None and b is not None and a != b:
+            what = "architectures" if key == "model_type" else "configurations"
+            raise CheckpointError(
+                f"{pair} have different {what}: {key} is {a!r} and {b!r}. Only models "
+                "fine-tuned from one base can be merged."
+            )
+    for mine, theirs, ours, them in (
+        (anchor, other, anchor.tensors, other.tensors),
+        (other, anchor, other.tensors, anchor.tensors),
+    ):
+        missing = [
+            n for n, t in ours.items() if n not in them and t.is_float and not _tied_head(mine, t)
+        ]
+        if missing:
+            raise CheckpointError(
+                f"{theirs.name!r} lacks {len(missing)} tensor(s) that {mine.name!r} has, the "
+                f"first is {missing[0]!r}. Only models of one architecture can be merged."
+            )
+    for name, tensor in anchor.tensors.items():
+        if name in other.tensors and other.tensors[name].shape != tensor.shape:
+            vocab = role_of(name) in {"embedding", "head"}
+            raise CheckpointError(
+                f"{pair} differ in the shape of {name!r}: {list(tensor.shape)} and "
+                f"{list(other.tensors[name].shape)}."
+                + (" Their vocabularies have different sizes." if vocab else "")
+                + " Only models of one shape can be merged."
+            )
+    ours_vocab, their_vocab = vocabulary(anchor.folder), vocabulary(other.folder)
+    if ours_vocab is not None and their_vocab is not None and ours_vocab != their_vocab:
+        token = _first_difference(ours_vocab, their_vocab)
+        raise CheckpointError(
+            f"{pair} have different vocabularies: token {token!r} has id "
+            f"{ours_vocab.get(token)} and {their_vocab.get(token)}. A merge would mix rows of "
+            "the embedding that mean different tokens."
+        )
+
+
+def _first_difference(a: Mapping[str, int], b: Mapping[str, int]) -> str:
+    return min((t for t in {*a, *b} if a.get(t) != b.get(t)), key=lambda t: (a.get(t, 1 << 60), t))

@@ -1,0 +1,588 @@
+"""mergekit's YAML, both ways, for the merges that mean the same in both programs.
+
+* :func:`to_mergekit`: a recipe as a configuration for ``mergekit-yaml``.
+* :func:`from_mergekit`: a single-stage configuration as a recipe.
+
+What a configuration means was learned from mergekit 0.1.5 (github.com/arcee-ai/mergekit; no code is
+taken from it):
+
+* a parameter is looked up in the model's own ``parameters``, then the slice's, then the global
+  ones; a level whose filters all miss is passed over;
+* a list of ``{filter, value}`` gives the first value whose filter is a substring of the tensor's
+  name; no filter matches everything; a list of numbers is interpolated over the layers of its
+  slice (a slice of one layer takes the last);
+* embeddings take the values of the first slice, final norm and head those of the last, both at the
+  start of a gradient.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from evomerge.errors import ConfigError, unknown_name
+from evomerge.experts import ExpertPool, MergeTensor, layer_of, role_of
+from evomerge.recipe import LayerGroup, Recipe, Scalar
+
+METHODS = ("linear", "task_arithmetic")
+"""The merge methods that both programs compute alike."""
+DTYPES = ("float32", "bfloat16", "float16")
+
+Row = tuple[float, ...]
+_KEYS = (
+    "models", "slices", "merge_method", "base_model", "parameters", "dtype", "out_dtype",
+    "tokenizer_source", "tokenizer", "chat_template", "name",
+)  # fmt: skip
+_REFUSED = {
+    "merges": "a multi-stage merge (merges:)",
+    "modules": "a merge of a model with several modules (modules:)",
+    "genome": "a mergekit-evolve configuration; turn it into a search with `evomerge import`",
+}
+_SETTINGS = {"linear": {"weight", "normalize"}, "task_arithmetic": {"weight", "normalize", "lambda"}}
+
+
+@dataclasses.dataclass(frozen=True)
+class Imported:
+    """What a mergekit configuration asks for.
+
+    Attributes:
+        recipe: The merge.
+        dtype: dtype of the checkpoint to write; ``"auto"`` where the configuration names none.
+        notes: What differs or was left out, one sentence each.
+    """
+
+    recipe: Recipe
+    dtype: str
+    notes: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    model: str
+    parameters: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Slice:
+    """Layers first to stop - 1 and the models they come from."""
+
+    first: int
+    stop: int
+    sources: tuple[_Source, ...]
+    parameters: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """A configuration with its slices spelled out."""
+
+    method: str
+    base: str | None
+    slices: tuple[_Slice, ...]
+    parameters: Mapping[str, Any]
+
+    def value(
+        self, name: str, tensor: str, t: float, part: _Slice, source: _Source | None = None
+    ) -> float | None:
+        """One parameter for one tensor; None where nothing sets it."""
+        levels = (source.parameters if source else {}, part.parameters, self.parameters)
+        for level in levels:
+            if name in level:
+                value = _evaluate(name, level[name], tensor, t)
+                if value is not None:
+                    return value
+        return None
+
+    def place(self, tensor: MergeTensor) -> tuple[_Slice, float, tuple[_Source, ...]]:
+        """The slice that a tensor takes its values from, and where in its gradients."""
+        first, last = self.slices[0], self.slices[-1]
+        if tensor.layer is None:
+            part = first if tensor.role == "embedding" else last
+            return part, 0.0, part.sources[: len(first.sources)]
+        part = next(s for s in self.slices if s.first <= tensor.layer < s.stop)
+        n = part.stop - part.first
+        return part, (tensor.layer - part.first) / (n - 1) if n > 1 else 1.0, part.sources
+
+    def row(self, tensor: MergeTensor, models: Sequence[str]) -> tuple[Row, bool]:
+        """Weights of ``models`` for a tensor, and whether linear normalises them."""
+        part, t, sources = self.place(tensor)
+        weights = dict.fromkeys(models, 0.0)
+        for source in sources:
+            if source.model not in weights:
+                continue  # the base of task arithmetic: no task vector
+            weight = self.value("weight", tensor.name, t, part, source)
+            if weight is None:
+                raise ConfigError(
+                    f"mergekit configuration: no weight for {source.model!r} at {tensor.name!r}; "
+                    "set parameters.weight of the model, or a filter that matches."
+                )
+            weights[source.model] = weight
+        row = tuple(weights.values())
+        normalize = self.value("normalize", tensor.name, t, part)
+        if self.method == "linear":
+            return row, bool(normalize) if normalize is not None else True
+        total = sum(row)
+        if normalize and abs(total) >= 1e-8:
+            row = tuple(w / total for w in row)
+        scale = self.value("lambda", tensor.name, t, part)
+        return row if scale is None else tuple(w * scale for w in row), False
+
+
+def from_mergekit(
+    text: str,
+    open_pool: Callable[[str | None, Mapping[str, str]], ExpertPool] = ExpertPool.open,
+) -> Imported:
+    """Reads a single-stage mergekit configuration.
+
+    Args:
+        text: YAML: ``models:``, or ``slices:`` that take every layer once and in order; method
+            ``linear`` or ``task_arithmetic``.
+        open_pool: Opens the models, called with the base (or None) and expert name to source.
+
+    Returns:
+        The recipe, the dtype to export in, and notes.
+
+    Raises:
+        ConfigError: Not such a configuration, or one that uses what evomerge has not.
+        UnknownNameError: Another merge method.
+        CheckpointError: The models cannot be opened or do not fit each other.
+    """
+    data = _load(text)
+    notes: list[str] = []
+    name = str(data.get("merge_method"))
+    if name not in METHODS:
+        raise unknown_name("merge method of a mergekit configuration", name, METHODS)
+    base = model_source(data["base_model"]) if data.get("base_model") else None
+    check_tokenizer(data, base, notes)
+    slices, open_end = _slices(data)
+    used = list(dict.fromkeys(s.model for part in slices for s in part.sources))
+    plan = _Plan(name, base, slices, _mapping(data.get("parameters"), "parameters"))
+    _note_ignored(plan, notes)
+    pool_base, experts = _roles(plan, used, notes)
+    pool = open_pool(pool_base, name_models(experts))
+    plan = _cover(plan, pool.n_layers, open_end=open_end)
+    rows = {t.name: plan.row(t, experts) for t in pool.tensors}
+    fixed: dict[str, Scalar] = {}
+    if name == "linear":
+        fixed["normalize"] = all(normal for _, normal in rows.values())
+        if not fixed["normalize"] and any(normal for _, normal in rows.values()):
+            rows = {t: (_normalised(t, r) if normal else r, False) for t, (r, normal) in rows.items()}
+    groups, matrix = _groups(pool.tensors, {t: r for t, (r, _) in rows.items()})
+    recipe = Recipe(
+        method=name,
+        models=pool.refs,
+        base=pool.base.ref if pool.base else None,
+        groups=groups,
+        coefficients={"weight": matrix},
+        fixed=fixed,
+    )
+    return Imported(recipe, _dtype(data, notes), tuple(notes))
+
+
+def to_mergekit(recipe: Recipe, dtype: str | None = None) -> str:
+    """Writes a recipe for ``mergekit-yaml``.
+
+    Args:
+        recipe: A recipe of one of :data:`METHODS`.
+        dtype: dtype of the checkpoint to write; None for that of the models. mergekit is told to
+            compute in float32, as evomerge does.
+
+    Returns:
+        YAML text, one slice per run of layers with equal coefficients.
+
+    Raises:
+        ConfigError: mergekit cannot express the recipe; says why.
+    """
+    if recipe.method not in METHODS:
+        raise ConfigError(
+            f"mergekit computes {recipe.method!r} differently or not at all; only "
+            f"{' and '.join(METHODS)} are written for it."
+        )
+    weights = recipe.coefficients["weight"]
+    rows: dict[str, Row] = {
+        t: tuple(weights[g].tolist()) for g, group in enumerate(recipe.groups) for t in group.tensors
+    }
+    runs = _runs(rows)
+    outside = {t: r for t, r in rows.items() if layer_of(t) is None}
+    slices = []
+    for i, (first, stop, names) in enumerate(runs):
+        keys = {name: (f".{name.split(f'.{first}.', 1)[1]}", rows[name]) for name in names}
+        for name, row in outside.items():
+            if i == (0 if role_of(name) == "embedding" else len(runs) - 1):
+                keys[name] = (name, row)
+        span = {"layer_range": [first, stop]}
+        sources: list[dict[str, Any]] = []
+        if recipe.base:
+            sources.append({"model": _reference(recipe.base.path), **span})
+            if recipe.method == "linear":  # there for its configuration and tokenizer only
+                sources[-1]["parameters"] = {"weight": 0.0}
+        for k, model in enumerate(recipe.models):
+            setting = _setting({n: (key, row[k]) for n, (key, row) in keys.items()})
+            sources.append(
+                {"model": _reference(model.path), **span, "parameters": {"weight": setting}}
+            )
+        slices.append({"sources": sources})
+    data: dict[str, Any] = {"merge_method": recipe.method}
+    if recipe.base:
+        data["base_model"] = _reference(recipe.base.path)
+    if recipe.method == "linear":
+        data["parameters"] = {"normalize": bool(recipe.fixed.get("normalize", True))}
+    data["dtype"] = "float32"
+    if dtype not in {None, "auto", "float32"}:
+        data["out_dtype"] = dtype
+    data["slices"] = slices
+    _check_written(data, rows, [m.path for m in recipe.models])
+    return f"# evomerge recipe {recipe.id}\n# mergekit-yaml THIS_FILE OUT\n" + yaml.safe_dump(
+        data, sort_keys=False, width=99, allow_unicode=True
+    )
+
+
+def model_source(value: Any) -> str:
+    """A model as mergekit writes it (``path``, ``org/model@revision`` or a mapping) as one string.
+
+    Raises:
+        ConfigError: A LoRA (``model+lora``), or not a model at all.
+    """
+    lora, path = None, value
+    if isinstance(value, Mapping):
+        lora, path = value.get("lora"), value.get("model")
+        if isinstance(path, Mapping):
+            revision = path.get("revision")
+            path = f"{path.get('path')}@{revision}" if revision else path.get("path")
+    elif isinstance(value, str) and "+" in value:
+        path, lora = value.split("+", 1)
+    if not isinstance(path, str) or not path:
+        raise ConfigError(f"mergekit configuration: expected a model's path or id, got {value!r}.")
+    if lora:
+        raise ConfigError(
+            f"mergekit configuration: {value!r} applies a LoRA; merge it into its base model first "
+            "(peft's merge_and_unload) and name the result."
+        )
+    return path
+
+
+def name_models(sources: Iterable[str]) -> dict[str, str]:
+    """Short unique expert names, from the last part of each path, to their sources."""
+    named: dict[str, str] = {}
+    for source in sources:
+        stem = Path(source.split("@", 1)[0]).name or "model"
+        name, n = stem, 2
+        while name in named or name == "base":
+            name, n = f"{stem}_{n}", n + 1
+        named[name] = source
+    return named
+
+
+def check_tokenizer(data: Mapping[str, Any], base: str | None, notes: list[str]) -> None:
+    """Refuses what would build another vocabulary; ours is always the base model's.
+
+    Raises:
+        ConfigError: ``tokenizer_source: union``, a model's that is not the base, added tokens ...
+    """
+    source = data.get("tokenizer_source")
+    settings = _mapping(data.get("tokenizer"), "tokenizer")
+    for key, value in settings.items():
+        if key == "source":
+            source = value
+        elif value:
+            raise ConfigError(
+                f"mergekit configuration: tokenizer.{key} changes the vocabulary, which evomerge "
+                "does not; all models must share one vocabulary."
+            )
+    if source not in {None, "base"} and (source == "union" or model_source(source) != base):
+        raise ConfigError(
+            f"mergekit configuration: tokenizer_source {source!r} is not supported; all models "
+            "must share one vocabulary, and the merge takes the base model's tokenizer."
+        )
+    if data.get("chat_template"):
+        notes.append("chat_template is not applied; the merge keeps the base model's.")
+
+
+def _load(text: str) -> dict[str, Any]:
+    try:
+        documents = [d for d in yaml.safe_load_all(text) if d is not None]
+    except yaml.YAMLError as e:
+        raise ConfigError(f"not valid YAML: {e}") from e
+    if len(documents) > 1:
+        raise ConfigError(
+            f"a multi-stage merge ({len(documents)} YAML documents) is not supported; merge "
+            "stage by stage."
+        )
+    data = documents[0] if documents else None
+    if not isinstance(data, dict):
+        raise ConfigError("the file holds no mapping; expected a mergekit configuration.")
+    for key, what in _REFUSED.items():
+        if data.get(key):
+            raise ConfigError(f"this is {what}; only single-stage merges can be read.")
+    for key in data:
+        if key not in _KEYS:
+            raise unknown_name("key of a mergekit configuration", str(key), _KEYS)
+    if bool(data.get("models")) == bool(data.get("slices")):
+        raise ConfigError("mergekit configuration: expected either 'models' or 'slices'.")
+    return data
+
+
+def _mapping(value: Any, where: str) -> Mapping[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"mergekit configuration: {where} must be a mapping, got {value!r}.")
+    return value
+
+
+def _sources(entries: Any, where: str) -> list[tuple[_Source, Any]]:
+    """Sources with their layer ranges (None where none is given)."""
+    found = []
+    if not isinstance(entries, list) or not entries:
+        raise ConfigError(f"mergekit configuration: {where} must be a list of models.")
+    for entry in entries:
+        entry = _mapping(entry, where)
+        model = model_source(entry.get("model"))
+        if any(model == s.model for s, _ in found):
+            raise ConfigError(f"mergekit configuration: {where} lists {model!r} twice.")
+        parameters = _mapping(entry.get("parameters"), f"parameters of {model!r}")
+        found.append((_Source(model, parameters), entry.get("layer_range")))
+    return found
+
+
+def _slices(data: Mapping[str, Any]) -> tuple[tuple[_Slice, ...], bool]:
+    """The slices, and whether the last one reaches to the end of the model."""
+    if data.get("models"):
+        sources = tuple(s for s, _ in _sources(data["models"], "models"))
+        return (_Slice(0, 0, sources, {}),), True
+    slices: list[_Slice] = []
+    at = 0
+    if not isinstance(data["slices"], list):
+        raise ConfigError("mergekit configuration: slices must be a list.")
+    for i, raw in enumerate(data["slices"]):
+        part = _mapping(raw, f"slices[{i}]")
+        for key in ("base_model", "residual_weight"):
+            if part.get(key) not in {None, data.get("base_model")}:
+                raise ConfigError(f"mergekit configuration: slices[{i}].{key} is not supported.")
+        pairs = _sources(part.get("sources"), f"slices[{i}].sources")
+        ranges = [r for _, r in pairs]
+        if any(not (isinstance(r, list) and len(r) == 2) for r in ranges):
+            raise ConfigError(
+                f"mergekit configuration: slices[{i}]: layer_range must be [first, end), got "
+                f"{ranges}."
+            )
+        first, stop = (int(x) for x in ranges[0])
+        if any(r != ranges[0] for r in ranges) or first != at or stop <= first:
+            raise ConfigError(
+                f"mergekit configuration: slices[{i}] takes layers {ranges}; expected every model "
+                f"from layer {at} on. Slices that stack, repeat, skip or reorder layers are not "
+                "supported: evomerge merges models layer by layer."
+            )
+        at = stop
+        sources = tuple(s for s, _ in pairs)
+        slices.append(
+            _Slice(first, stop, sources, _mapping(part.get("parameters"), f"slices[{i}].parameters"))
+        )
+    return tuple(slices), False
+
+
+def _roles(plan: _Plan, used: Sequence[str], notes: list[str]) -> tuple[str | None, list[str]]:
+    """The base and the experts, in column order."""
+    if plan.method == "task_arithmetic":
+        if plan.base is None:
+            raise ConfigError("mergekit configuration: task_arithmetic needs base_model.")
+        experts = [m for m in used if m != plan.base]
+        if not experts:
+            raise ConfigError("mergekit configuration: no model beside base_model.")
+        return plan.base, experts
+    sources = [s for part in plan.slices for s in part.sources if s.model == plan.base]
+    if plan.base not in used:
+        if plan.base:
+            notes.append(
+                "base_model is no part of the average; it gives configuration and tokenizer."
+            )
+        return plan.base, list(used)
+    if len(used) > 1 and all(s.parameters.get("weight") == 0 for s in sources):
+        return plan.base, [m for m in used if m != plan.base]
+    assert plan.base is not None  # noqa: S101 - it is in used
+    # The base is averaged like any other model; first, since the first gives the configuration.
+    return None, [plan.base, *(m for m in used if m != plan.base)]
+
+
+def _cover(plan: _Plan, n_layers: int, *, open_end: bool) -> _Plan:
+    if open_end:
+        whole = dataclasses.replace(plan.slices[0], stop=n_layers)
+        return dataclasses.replace(plan, slices=(whole,))
+    if plan.slices[-1].stop != n_layers:
+        raise ConfigError(
+            f"mergekit configuration: the slices take layers 0 to {plan.slices[-1].stop - 1}, the "
+            f"models have {n_layers}. Leaving layers out or stacking them is not supported."
+        )
+    return plan
+
+
+def _note_ignored(plan: _Plan, notes: list[str]) -> None:
+    levels = [plan.parameters]
+    for part in plan.slices:
+        levels += [part.parameters, *(s.parameters for s in part.sources)]
+    for key in sorted({str(k) for level in levels for k in level} - _SETTINGS[plan.method]):
+        notes.append(f"parameter {key!r} has no effect on {plan.method!r} and is left out.")
+
+
+def _dtype(data: Mapping[str, Any], notes: list[str]) -> str:
+    chosen = data.get("out_dtype") or data.get("dtype")
+    if chosen is None:
+        return "auto"
+    name = str(chosen).removeprefix("torch.")
+    if name not in DTYPES:
+        raise unknown_name("dtype", name, DTYPES)
+    if str(data.get("dtype", "float32")).removeprefix("torch.") != "float32":
+        notes.append(
+            f"mergekit would compute in {data['dtype']}; evomerge accumulates in float32 and "
+            "rounds once."
+        )
+    return name
+
+
+def _evaluate(name: str, setting: Any, tensor: str, t: float) -> float | None:
+    """A number, a gradient, or a list of filters, at one tensor."""
+    if isinstance(setting, (bool, int, float)):
+        return float(setting)
+    if isinstance(setting, Mapping):
+        setting = [setting]
+    if isinstance(setting, list) and setting:
+        if all(isinstance(v, (bool, int, float)) for v in setting):
+            at = t * (len(setting) - 1)
+            left = int(at)
+            right = min(left + 1, len(setting) - 1)
+            return float((1 - (at - left)) * setting[left] + (at - left) * setting[right])
+        if all(isinstance(v, Mapping) and "value" in v for v in setting):
+            for v in setting:
+                wanted = v.get("filter")
+                if wanted is None or wanted == "*" or str(wanted) in tensor:
+                    return _evaluate(name, v["value"], tensor, t)
+            return None
+    raise ConfigError(
+        f"mergekit configuration: parameter {name!r} must be a number, a list of numbers or a list "
+        f"of {{filter, value}}, got {setting!r}."
+    )
+
+
+def _normalised(tensor: str, row: Row) -> Row:
+    total = sum(row)
+    if abs(total) < 1e-6:
+        raise ConfigError(f"mergekit configuration: the weights of {tensor!r} sum to {total:g}.")
+    return tuple(w / total for w in row)
+
+
+def _groups(
+    tensors: Sequence[MergeTensor], rows: Mapping[str, Row]
+) -> tuple[tuple[LayerGroup, ...], np.ndarray[Any, np.dtype[np.float64]]]:
+    """Tensors with equal coefficients together: per run of like layers, and outside of them."""
+    members: dict[tuple[str, Row], list[MergeTensor]] = {}
+    label = {
+        layer: f"layers.{first}" if stop == first + 1 else f"layers.{first}-{stop - 1}"
+        for first, stop, _ in _runs(rows)
+        for layer in range(first, stop)
+    }
+    for tensor in tensors:
+        place = "outside" if tensor.layer is None else label[tensor.layer]
+        members.setdefault((place, rows[tensor.name]), []).append(tensor)
+    places = Counter(place for place, _ in members)
+    groups, matrix = [], []
+    for (place, row), found in members.items():
+        roles = "+".join(dict.fromkeys(t.role for t in found))
+        name = place if places[place] == 1 else f"{place}.{roles}"
+        taken = sum(g.name == name or g.name.startswith(f"{name}#") for g in groups)
+        name = f"{name}#{taken + 1}" if taken else name
+        groups.append(LayerGroup(name, tuple(t.name for t in found)))
+        matrix.append(row)
+    return tuple(groups), np.array(matrix, dtype=np.float64)
+
+
+def _runs(rows: Mapping[str, Row]) -> list[tuple[int, int, list[str]]]:
+    """Runs of layers with equal coefficients: first, end, and the first layer's tensors.
+
+    Raises:
+        ConfigError: Layers that are not numbered 0, 1, ... in one stack.
+    """
+    layers: dict[int, dict[str, Row]] = {}
+    prefixes = set()
+    for name, row in rows.items():
+        layer = layer_of(name)
+        if layer is not None:
+            prefix, suffix = name.split(f".{layer}.", 1)
+            prefixes.add(prefix)
+            layers.setdefault(layer, {})[suffix] = row
+    if len(prefixes) != 1 or sorted(layers) != list(range(len(layers))):
+        raise ConfigError(
+            "mergekit configurations describe one stack of layers numbered from 0; these models "
+            f"have {len(prefixes)} stacks: {sorted(prefixes)[:3]}."
+        )
+    prefix = prefixes.pop()
+    runs: list[tuple[int, int, list[str]]] = []
+    for layer in sorted(layers):
+        if runs and layers[layer] == layers[layer - 1]:
+            runs[-1] = (runs[-1][0], layer + 1, runs[-1][2])
+        else:
+            runs.append((layer, layer + 1, [f"{prefix}.{layer}.{s}" for s in layers[layer]]))
+    return runs
+
+
+def _setting(values: Mapping[str, tuple[str, float]]) -> float | list[dict[str, Any]]:
+    """A number, or the shortest list of filters found that gives every tensor its value.
+
+    Args:
+        values: Tensor name to a filter that surely matches it, and its value.
+    """
+    counts = Counter(v for _, v in values.values())
+    default = counts.most_common(1)[0][0]
+    if len(counts) == 1:
+        return default
+    entries: list[dict[str, Any]] = []
+    rest = {name for name, (_, v) in values.items() if v != default}
+    while rest:
+        covers: dict[str, set[str]] = {}
+        for token in sorted({p for n in rest for p in _tokens(values[n][0])}):
+            hit = {n for n in values if token in n}
+            if len({values[n][1] for n in hit}) == 1:
+                covers[token] = hit & rest
+        if not covers:
+            break
+        token = max(covers, key=lambda k: (len(covers[k]), -len(k)))
+        entries.append({"filter": token, "value": values[min(covers[token])][1]})
+        rest -= covers[token]
+    # What no single word sets apart is named in full, longer names first: a shorter name may be
+    # part of a longer one, never the other way round.
+    exact = {values[n][0] for n in rest}
+    named = [n for n in values if n in rest or any(key in n for key in exact)]
+    for name in sorted(named, key=lambda n: (-len(values[n][0]), n)):
+        entries.append({"filter": values[name][0], "value": values[name][1]})
+    return [*entries, {"value": default}]
+
+
+def _tokens(key: str) -> Iterator[str]:
+    return (p for p in re.split(r"\.", key) if len(p) > 2 and p not in {"weight", "bias"})
+
+
+def _reference(path: str) -> Any:
+    """A path as mergekit reads it: ``@`` and ``+`` have a meaning within plain strings."""
+    local = Path(path).expanduser().is_dir()
+    if "+" in path or (local and "@" in path):
+        return {"model": {"path": path}}
+    return path
+
+
+def _check_written(data: Mapping[str, Any], rows: Mapping[str, Row], models: Sequence[str]) -> None:
+    """Reads the configuration back as mergekit would; a guard against surprising names."""
+    slices, _ = _slices(data)
+    base = model_source(data["base_model"]) if data.get("base_model") else None
+    plan = _Plan(data["merge_method"], base, slices, data.get("parameters", {}))
+    for name, row in rows.items():
+        tensor = MergeTensor(name, (), layer_of(name), role_of(name))
+        if plan.row(tensor, models)[0] != row:
+            raise ConfigError(
+                f"mergekit's filters cannot tell {name!r} from the other tensors by its name."
+            )

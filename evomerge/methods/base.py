@@ -1,0 +1,88 @@
+"""What a merge method is: survey, prepare, combine."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+
+Scalar = bool | int | float | str
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameter:
+    """A searchable parameter of a merge method.
+
+    Attributes:
+        low: Default lower bound.
+        high: Default upper bound.
+        default: Where a search starts, in [low, high].
+        doc: What it does, in one line.
+        shared: True for one value per layer group instead of one per group and expert.
+    """
+
+    low: float
+    high: float
+    default: float
+    doc: str
+    shared: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Sources:
+    """One tensor of every model.
+
+    Attributes:
+        name: The tensor's name.
+        base: The base model's tensor, or None.
+        experts: K tensors of the same shape. All are memory-mapped: never written to.
+    """
+
+    name: str
+    base: torch.Tensor | None
+    experts: Sequence[torch.Tensor]
+
+
+class MergeMethod(Protocol):
+    """One merge method.
+
+    Attributes:
+        name: Its key in :data:`evomerge.methods.METHODS`.
+        needs_base: Whether it works on task vectors (expert - base).
+        parameters: Searchable parameter name to its defaults.
+        fixed: Setting that is not searched to its default.
+    """
+
+    name: str
+    needs_base: bool
+    parameters: Mapping[str, Parameter]
+    fixed: Mapping[str, Scalar]
+
+    def survey(self, tensors: Iterable[Sources], fixed: Mapping[str, Scalar]) -> Any:
+        """One pass over all tensors for global statistics; None where none are needed."""
+        ...
+
+    def prepare(
+        self, sources: Sources, survey: Any, fixed: Mapping[str, Scalar]
+    ) -> Sequence[torch.Tensor]:
+        """Once per search and tensor: the basis that every candidate combines."""
+        ...
+
+    def combine(
+        self,
+        out: torch.Tensor,
+        basis: Sequence[torch.Tensor],
+        coefficients: Mapping[str, Sequence[float]],
+        fixed: Mapping[str, Scalar],
+    ) -> None:
+        """Once per candidate and tensor: writes the merge into ``out``.
+
+        Args:
+            out: Live tensor, written in place; any floating dtype and device.
+            basis: What :meth:`prepare` returned, on ``out``'s device.
+            coefficients: Parameter name to its K values (or 1 shared value) for this tensor.
+            fixed: Settings that are not searched.
+        """
+        ...

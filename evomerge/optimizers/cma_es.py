@@ -1,0 +1,291 @@
+"""CMA-ES as an asynchronous fold, on pycma.
+
+Hansen (2016), "The CMA evolution strategy: a tutorial", arXiv:1604.00772. Restarts: Auger & Hansen
+(2005), IPOP-CMA-ES. Variances only in many dimensions: Ros & Hansen (2008), sep-CMA-ES. Late
+points: Hansen (2011), "Injecting external solutions into CMA-ES", arXiv:1110.4181.
+
+* Trial number k is ``mean + sigma * B D z``, with z drawn from (seed, k): ask never waits, and what
+  is pending does not matter.
+* Every ``popsize`` told trials, in told order, make one update of (mean, sigma, C). A point asked
+  under an earlier distribution enters the generation that is open when it is told, at most as
+  long as pycma lets an injected point be (Mahalanobis length sqrt(d) + 2 d / (d + 2)).
+* FAILED trials say nothing about how good a point is, so they are no part of a generation: no
+  median stands in for them. PRUNED ones are, below every COMPLETE one, by their estimate.
+* Bounds: pycma's ``BoundTransform``. The search runs in coordinates that are [0, 1]'s own except
+  within 0.05 of a bound, where they are stretched quadratically, and folded back beyond it. Every
+  x asked lies in [0, 1]^d, and the update reads that x, never an unclipped one. Measured against
+  reflection, projection and drawing again (6 seeds, median gap to the optimum, d = 6, 600 trials,
+  half the coordinates best at a bound or past it): 4e-5 against 4e-3, 1e-3 and 3e-4. Drawing again
+  dies out with the number of active bounds, projection freezes coordinates early, reflection
+  pushes away from the bound. Many merges have their optimum there: 0 is an expert left out.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from evomerge.errors import ConfigError
+from evomerge.optimizers import (
+    awaits_reference,
+    check_integer,
+    check_number,
+    check_problem,
+    counts,
+)
+from evomerge.optimizers.base import rng_for
+from evomerge.recipe import Vector
+from evomerge.scale import Scale
+from evomerge.trial import Objective, Trial, TrialState
+
+_RESTART = 1
+"""Second key of a restart's generator; a trial's generator has only one."""
+_FLAT_GENERATIONS = 5
+"""Generations with tied scores before a restart; pycma's 1 is meant for continuous functions, and
+accuracies on few documents tie often."""
+
+
+class CmaEs:
+    """CMA-ES on the weighted mean of the normalised scores.
+
+    The mean starts at the best told reference point that lies in the space, else at ``start``.
+    While a reference point is pending, :meth:`ask` returns nothing.
+
+    Args:
+        dim: Dimension d of the space.
+        seed: The study's seed, >= 0.
+        objectives: The searched objectives; their weights make the scalar.
+        start: (d,) the space's default point.
+        sigma0: First standard deviation of every coordinate, in units of the box; in (0, 1].
+        popsize: Trials per generation, >= 3; None for 4 + floor(3 ln d).
+        diagonal_above: Learn variances only (no covariances) where d is above this.
+        tolx: Restart once every coordinate's standard deviation is below this; > 0.
+        restart_growth: Factor on popsize at each restart, >= 1; IPOP doubles it.
+
+    Raises:
+        ConfigError: A setting that does not make sense.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        seed: int,
+        objectives: Sequence[Objective],
+        start: Vector,
+        sigma0: float = 0.2,
+        popsize: int | None = None,
+        diagonal_above: int = 20,
+        tolx: float = 1e-5,
+        restart_growth: float = 2.0,
+    ) -> None:
+        self._dim, self._seed, self._objectives, self._start = check_problem(
+            dim, seed, objectives, start
+        )
+        check_number("sigma0", sigma0, 0, 1)
+        if popsize is not None:
+            check_integer("popsize", popsize, 3)
+        check_integer("diagonal_above", diagonal_above, 0)
+        check_number("tolx", tolx, 0, 1)
+        check_number("restart_growth", restart_growth, 0)
+        if restart_growth < 1:
+            raise ConfigError(f"restart_growth: expected a number >= 1, got {restart_growth!r}.")
+        self._sigma0, self._tolx, self._growth = float(sigma0), float(tolx), float(restart_growth)
+        self._popsize = popsize or 4 + int(3 * np.log(dim))
+        self._diagonal = dim > diagonal_above
+        self._references: list[Trial] = []
+        self._generation: list[Trial] = []
+        self._restarts = 0
+        self._run = self._new_run(self._start, 0)
+
+    def ask(self, n: int, first: int, pending: Sequence[Trial] = ()) -> list[Vector]:
+        """Proposes ``n`` points of shape (d,), or none while a reference point is pending."""
+        if awaits_reference(pending):
+            return []
+        return [
+            self._run.point(rng_for(self._seed, first + i).standard_normal(self._dim))
+            for i in range(n)
+        ]
+
+    def tell(self, trials: Sequence[Trial]) -> None:
+        """Takes finished trials in told order; each full generation moves the distribution."""
+        for trial in trials:
+            if not counts(trial):
+                continue
+            if trial.kind == "reference":
+                self._add_reference(trial)
+            elif self._enters(trial):
+                self._generation.append(trial)
+                if len(self._generation) >= self._run.popsize:
+                    self._close_generation()
+
+    def _add_reference(self, trial: Trial) -> None:
+        """A warm start: before the first update, the mean moves to the best one."""
+        if trial.state is not TrialState.COMPLETE or trial.scores is None:
+            return
+        self._references.append(trial)
+        if self._restarts == 0 and self._run.updates == 0:
+            scale = Scale.fit(self._objectives, self._references)
+            inside = [t for t in self._references if t.x is not None and _finite(t, scale)]
+            if inside:
+                best = max(inside, key=lambda t: scale.mean(t.scores.values))  # type: ignore[union-attr]
+                self._run = self._new_run(np.asarray(best.x, dtype=np.float64), 0)
+
+    def _enters(self, trial: Trial) -> bool:
+        """Whether a told search trial is part of a generation."""
+        if trial.x is None or trial.state not in {TrialState.COMPLETE, TrialState.PRUNED}:
+            return False
+        if trial.state is TrialState.COMPLETE and not _finite(trial, self._scale()):
+            return False
+        # After a restart, what was still in flight belongs to the run before: its points lie far
+        # off, and the best of them would pull the new mean straight back.
+        fresh_restart = self._restarts > 0 and self._run.updates == 0
+        return not (fresh_restart and self._run.is_far(trial.x))
+
+    def _close_generation(self) -> None:
+        """One update from the open generation, and a restart where the run has ended."""
+        X = np.array([t.x for t in self._generation], dtype=np.float64)
+        losses = _losses(self._generation, self._scale())
+        self._generation = []
+        if not self._run.update(X, losses):
+            self._restarts += 1
+            mean = rng_for(self._seed, self._restarts, _RESTART).random(self._dim)
+            self._run = self._new_run(mean, self._restarts)
+
+    def _new_run(self, mean: Vector, restart: int) -> _Run:
+        return _Run(
+            mean,
+            self._sigma0,
+            int(self._popsize * self._growth**restart),
+            diagonal=self._diagonal,
+            tolx=self._tolx,
+        )
+
+    def _scale(self) -> Scale:
+        return Scale.fit(self._objectives, self._references)
+
+
+class _Run:
+    """One run of pycma between two restarts, with the drawing taken out of its hands.
+
+    pycma insists on an ask before each tell; that ask draws zeros and is thrown away. Its archive
+    of sent points is cleared, so that a live run and a replay read the same x the same way.
+    """
+
+    def __init__(
+        self, mean: Vector, sigma: float, popsize: int, *, diagonal: bool, tolx: float
+    ) -> None:
+        self.popsize = popsize
+        self.updates = 0
+        options = {
+            "AdaptSigma": True,
+            "BoundaryHandler": "BoundTransform",
+            "CMA_active_injected": 1,
+            "CMA_diagonal": diagonal,
+            "CMA_mirrors": 0,  # mirrored points need a say in what is asked
+            "bounds": [0.0, 1.0],
+            "conditioncov_alleviate": False,  # it would change coordinates; a restart does not
+            "popsize": popsize,
+            "randn": lambda *shape: np.zeros(shape),
+            "seed": np.nan,  # "leave np.random alone"; 0 and None mean the clock
+            "signals_filename": None,
+            "timeout": np.inf,
+            "tolconditioncov": 1e12,
+            "tolflatfitness": _FLAT_GENERATIONS,
+            "tolx": tolx,
+            "verb_disp": 0,
+            "verb_log": 0,
+            "verbose": -9,
+        }
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import cma
+            from cma.boundary_handler import BoundTransform
+            from cma.sigma_adaptation import CMAAdaptSigmaCSA
+
+            # By class, since pycma's own choice, two-point adaptation, needs mirrored points.
+            options |= {"AdaptSigma": CMAAdaptSigmaCSA, "BoundaryHandler": BoundTransform}
+            self._es: Any = cma.CMAEvolutionStrategy(mean.copy(), sigma, options)
+            self._arm()
+
+    def point(self, z: Vector) -> Vector:
+        """The point of [0, 1]^d that a standard normal (d,) ``z`` stands for."""
+        step = z if self._axes is None else self._axes @ z
+        y = self._mean + self._stds * step
+        return np.array(np.clip(self._es.boundary_handler.repair(y), 0.0, 1.0))
+
+    def is_far(self, x: Vector) -> bool:
+        """Whether ``x`` is further from the mean than pycma lets an injected point be."""
+        d = len(x)
+        step = self._es.boundary_handler.inverse(np.array(x, dtype=np.float64)) - self._mean
+        return float(self._es.mahalanobis_norm(step)) > d**0.5 + 2 * d / (d + 2)
+
+    def update(self, X: npt.NDArray[np.float64], losses: npt.NDArray[np.float64]) -> bool:
+        """Moves the distribution.
+
+        Args:
+            X: (popsize, d) told points.
+            losses: (popsize,) lower is better, finite.
+
+        Returns:
+            False when the run has ended: converged, stagnated, or numerically broken.
+        """
+        self.updates += 1
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")
+            try:
+                self._es.tell([x.copy() for x in X], losses.tolist())
+                if self._es.stop():
+                    return False
+                self._arm()
+            except (ArithmeticError, AssertionError, RuntimeError, np.linalg.LinAlgError):
+                return False  # pycma's own checks of its matrices
+        return bool(np.isfinite(self._mean).all() and np.isfinite(self._stds).all())
+
+    def _arm(self) -> None:
+        """Makes pycma ready for a tell, and reads off what :meth:`point` needs."""
+        es = self._es
+        es.ask(1)
+        es.sent_solutions.clear()
+        self._mean: Vector = np.array(es.mean, dtype=np.float64)
+        self._stds: Vector = es.sigma * es.sigma_vec.scaling * np.ones(len(self._mean))
+        full = not es.opts["CMA_diagonal"]
+        self._axes = np.array(es.sm.B * es.sm.D, dtype=np.float64) if full else None
+
+
+def _finite(trial: Trial, scale: Scale) -> bool:
+    """Whether every objective of the scale has a finite value in the trial's scores."""
+    values = trial.scores.values if trial.scores is not None else {}
+    return all(np.isfinite(values.get(name, np.nan)) for name in scale.names)
+
+
+def _losses(trials: Sequence[Trial], scale: Scale) -> npt.NDArray[np.float64]:
+    """Losses of one generation: COMPLETE by score, then PRUNED by estimate, then the rest.
+
+    Args:
+        trials: n COMPLETE or PRUNED trials.
+        scale: Normalises and weighs their scores.
+
+    Returns:
+        (n,) finite, lower is better.
+    """
+    means = np.array(
+        [
+            scale.mean(t.scores.values) if t.scores is not None and _finite(t, scale) else -np.inf
+            for t in trials
+        ]
+    )
+    pruned = np.array([t.state is TrialState.PRUNED for t in trials])
+    losses = -means
+    worst = losses[~pruned].max(initial=-np.inf)
+    if not np.isfinite(worst):  # nothing but PRUNED trials
+        worst = 0.0
+    estimates = sorted(set(losses[pruned].tolist()))  # equal estimates stay equal
+    for rank, estimate in enumerate(estimates):
+        losses[pruned & (losses == estimate)] = 0.0  # placeholder, set below
+        losses[pruned & (-means == estimate)] = worst + (1 + rank) * max(1.0, abs(worst)) * 1e-3
+    return losses

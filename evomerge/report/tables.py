@@ -1,0 +1,485 @@
+"""What the tables of a report say, and how they look in a terminal."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from evomerge.choose import (
+    Verdict,
+    finalists,
+    front,
+    is_reference,
+    is_single,
+    ranked,
+    reason,
+    verdict,
+)
+from evomerge.compare import (
+    normalised_mean,
+    paired_mean,
+    scale_of,
+    smallest_visible,
+)
+from evomerge.report.data import called, printable, raw, summary, table_split
+from evomerge.run import Run
+from evomerge.trial import Objective, Split, Trial, TrialState
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Tone = Literal["", "good", "bad", "muted", "strong"]
+BEST = 10
+"""Rows of the table of the search's best trials."""
+MOST = 30
+"""At most this many rows of a front or of failures; the JSON form has them all."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One cell: its text, its tone, and what it says when pointed at."""
+
+    text: str
+    tone: Tone = ""
+    title: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One row.
+
+    Attributes:
+        cells: One per column.
+        pick: What ``evomerge export --pick`` calls this row's recipe, or "".
+        commands: Shell lines that export and verify it.
+        interval: (low, mean, high) to draw, or None.
+        details: Long text that belongs to the row (a traceback).
+    """
+
+    cells: tuple[Cell, ...]
+    pick: str = ""
+    commands: tuple[str, ...] = ()
+    interval: tuple[float, float, float] | None = None
+    details: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """A column: its heading, a second line below it, and whether it holds numbers."""
+
+    name: str
+    unit: str = ""
+    numeric: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table with a title, a remark and its rows."""
+
+    key: str
+    title: str
+    note: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+
+
+def tables(run: Run, answer: Verdict | None = None) -> list[Table]:
+    """Every table of the report that has something to say, in reading order."""
+    answer = answer or verdict(run)
+    made = [
+        scores_table(run, answer),
+        front_table(run),
+        search_table(run),
+        comparison_table(run),
+        time_table(run),
+        failures_table(run),
+    ]
+    return [t for t in made if t.rows]
+
+
+def scores_table(run: Run, answer: Verdict) -> Table:
+    """Reference points and finalists, on the test documents where there are any."""
+    split = table_split(run)
+    scale = scale_of(run, split)
+    trials = run.complete(split)
+    if split == "search":
+        chosen = {t.number for t in finalists(run)}
+        trials = [t for t in trials if is_reference(t) or t.number in chosen]
+    rows = ranked(trials, scale)
+    rival = next((t for t in rows if is_single(t)), None)
+    rival = answer.rival if answer.rival is not None and answer.split == split else rival
+    shown = run.objectives if split == "test" else run.searched
+    against = (Column("vs", called(rival), True), Column("")) if rival else ()
+    columns = (
+        Column(""),
+        *(_objective_column(o) for o in shown),
+        Column("mean", "normalised", True),
+        Column("95% CI", "", True),
+        *against,
+    )
+    body = []
+    for trial in rows:
+        score = normalised_mean(trial, scale)
+        cells = [
+            Cell(called(trial), "muted" if is_reference(trial) else "strong", summary(trial.recipe)),
+            *(_raw_cell(o, trial) for o in shown),
+            Cell(number(score.mean), "strong"),
+            Cell(span(score.low, score.high), "muted"),
+        ]
+        if rival is not None:
+            cells += _against(trial, rival, run, split)
+        interval = (score.low, score.mean, score.high)
+        body.append(
+            Row(
+                tuple(cells),
+                f"trial={trial.number}",
+                commands(run, trial),
+                interval if _finite(interval) else None,
+            )
+        )
+    return Table("scores", _scores_title(split), _scores_note(run, split), columns, tuple(body))
+
+
+def search_table(run: Run) -> Table:
+    """The best trials of the search, on the documents that the search saw."""
+    scale = scale_of(run, "search")
+    trials = [
+        t
+        for t in run.complete("search")
+        if t.kind == "search" and t.copied_from is None and not is_reference(t)
+    ]
+    columns = (
+        Column(""),
+        *(_objective_column(o) for o in run.searched),
+        Column("mean", "normalised", True),
+        Column("recipe", "mean over the layer groups"),
+    )
+    best = ranked(trials, scale)
+    body = [_search_row(run, t, scale.mean(t.scores.values)) for t in best[:BEST] if t.scores]
+    note = "Scores on the documents that the search optimised: they flatter the winner."
+    if len(best) > BEST:
+        note += f" The best {BEST} of {len(best)}."
+    return Table("search", "Best trials of the search", note, columns, tuple(body))
+
+
+def front_table(run: Run) -> Table:
+    """The Pareto front; no rows with a single objective."""
+    scale = scale_of(run, "search")
+    columns = (
+        Column(""),
+        *(_objective_column(o) for o in run.searched),
+        Column("mean", "normalised", True),
+        Column("recipe", "mean over the layer groups"),
+    )
+    members = front(run) if len(run.searched) > 1 else []
+    first = run.searched[0].name if members else ""
+    members.sort(key=lambda t: -(t.scores.values[first] if t.scores else 0))
+    body = [_search_row(run, t, scale.mean(t.scores.values)) for t in members[:MOST] if t.scores]
+    note = "Nothing in this run is better on one of these without being worse on another."
+    if len(members) > MOST:
+        note += f" {MOST} of {len(members)}; `evomerge report --json` has them all."
+    return Table("front", "Pareto front", note, columns, tuple(body))
+
+
+def comparison_table(run: Run) -> Table:
+    """Other runs beside this one, where ``meta["comparison"]`` names some."""
+    columns = (
+        Column("run"),
+        Column("best", "normalised mean", True),
+        Column("difference", "", True),
+        Column("95% CI", "", True),
+        Column("where"),
+    )
+    entries = run.meta.get("comparison") or ()
+    body = []
+    for entry in entries if isinstance(entries, Sequence) else ():
+        if not isinstance(entry, Mapping):
+            continue
+        best = entry.get("best", entry.get("mean", entry.get("best mean")))
+        low, high = _float(entry.get("low")), _float(entry.get("high"))
+        tone: Tone = "good" if low > 0 else "bad" if high < 0 else ""
+        body.append(
+            Row(
+                (
+                    Cell(printable(entry.get("title", "")), "strong"),
+                    Cell(number(_float(best))),
+                    Cell(number(_float(entry.get("difference")), sign=True), tone),
+                    Cell(span(low, high), "muted"),
+                    Cell(printable(entry.get("run_path", "")), "muted"),
+                )
+            )
+        )
+    return Table("comparison", "Compared with", "", columns, tuple(body))
+
+
+def time_table(run: Run) -> Table:
+    """Where the time went."""
+    spent: dict[tuple[str, str], list[Trial]] = {}
+    for t in run.trials:
+        if t.scores is not None and t.copied_from is None and t.scores.seconds:
+            spent.setdefault((t.kind, t.split), []).append(t)
+    phases = sorted({p for ts in spent.values() for t in ts if t.scores for p in t.scores.seconds})
+    columns = (
+        Column("what"),
+        Column("trials", "", True),
+        *(Column(printable(p), "per trial", True) for p in phases),
+        Column("total", "", True),
+    )
+    body = []
+    for (kind, split), trials in spent.items():
+        times = [t.scores.seconds for t in trials if t.scores]
+        sums = [sum(_float(s.get(p, 0.0)) for s in times) for p in phases]
+        means = [Cell(duration(s / len(trials))) for s in sums]
+        name = f"{kind} trials" if kind != "final" else "finalists"
+        cells = (Cell(f"{name}, {split}"), Cell(str(len(trials))), *means, Cell(duration(sum(sums))))
+        body.append(Row(cells))
+    note = "Time of the workers, added up; the clock on the wall ran less where several worked."
+    return Table("time", "Time spent", note, columns, tuple(body))
+
+
+def failures_table(run: Run) -> Table:
+    """What failed, and why."""
+    failed = [t for t in run.trials if t.state is TrialState.FAILED]
+    columns = (Column(""), Column("documents"), Column("attempt", "", True), Column("reason"))
+    body = [
+        Row(
+            (
+                Cell(called(t), "strong"),
+                Cell(t.split),
+                Cell(str(t.attempt + 1)),
+                Cell(printable(reason(t)), "bad"),
+            ),
+            details=t.error or "",
+        )
+        for t in failed[:MOST]
+    ]
+    note = f"{len(failed)} of {len(run.trials)} trials failed; the search goes on without them."
+    if len(failed) > MOST:
+        note += f" The first {MOST}."
+    return Table("failures", "Failures", note, columns, tuple(body))
+
+
+def commands(run: Run, trial: Trial) -> tuple[str, ...]:
+    """The shell lines that export a trial and verify it with stock lm_eval."""
+    out = f"merged/trial-{trial.number}"
+    path = shlex.quote(str(run.path))
+    lines = [f"evomerge export {path} --pick trial={trial.number} --out {out}"]
+    stock = run.meta.get("stock")
+    line = stock.get(table_split(run)) if isinstance(stock, Mapping) else None
+    if line:
+        lines.append(str(line).replace("{model}", out))
+    return tuple(lines)
+
+
+def progress(run: Run) -> str:
+    """How far the search is, in words."""
+    done = sum(t.kind == "search" and t.split == "search" for t in run.trials)
+    budget = run.meta.get("n_trials")
+    words = f"{done} of {budget} trials" if isinstance(budget, int) else f"{done} trials"
+    failed = sum(t.state is TrialState.FAILED for t in run.trials)
+    words += f", {len(run.running)} running" if run.running else ""
+    return words + (f", {failed} failed" if failed else "")
+
+
+def facts(run: Run) -> list[tuple[str, str]]:
+    """The run in a few (name, value) pairs; those that it does not know are left out."""
+    meta = run.meta
+    space = meta.get("space") if isinstance(meta.get("space"), Mapping) else {}
+    models = meta.get("models") if isinstance(meta.get("models"), Mapping) else {}
+    found = [("search", progress(run))]
+    if meta.get("optimizer"):
+        seed = f", seed {meta['seed']}" if "seed" in meta else ""
+        found.append(("optimizer", f"{printable(meta['optimizer'])}{seed}"))
+    if space:
+        dim = f", {space['dim']} dimensions" if "dim" in space else ""
+        found.append(("search space", f"{printable(space.get('name', space.get('method')))}{dim}"))
+    if models:
+        experts = [_model(m) for m in models.get("experts", ())]
+        base = f" on {_model(models['base'])}" if models.get("base") else ""
+        found.append(("experts", ", ".join(experts) + base))
+    documents = meta.get("documents")
+    if isinstance(documents, Mapping) and documents:
+        parts = [f"{sum(d.values()):,} {s}" for s, d in documents.items() if d]
+        found.append(("documents", ", ".join(parts)))
+    return found
+
+
+def text(run: Run, width: int = 110) -> str:
+    """The report as plain text.
+
+    Args:
+        run: Any run, finished or not.
+        width: Columns of the terminal.
+
+    Returns:
+        Text without colours or escape sequences.
+    """
+    import io
+
+    from rich.console import Console
+
+    out = io.StringIO()
+    show(run, Console(file=out, width=width, color_system=None, legacy_windows=False))
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+
+
+def show(run: Run, console: Console | None = None) -> None:
+    """Prints the report.
+
+    Args:
+        run: Any run, finished or not.
+        console: A rich console; the terminal by default.
+    """
+    from rich.console import Console
+    from rich.text import Text
+
+    console = console or Console()
+    answer = verdict(run)
+    console.print()
+    console.print(Text(printable(answer.headline), style="bold"))
+    console.print(Text(printable(answer.sentence)))
+    console.print()
+    for name, value in facts(run):
+        console.print(Text.assemble((f"{name:<13}", "dim"), value))
+    made = tables(run, answer)
+    for table in made:
+        _show_table(table, console)
+    best = answer.trial
+    if best is not None:
+        console.print()
+        console.print(Text("Export and verify", style="bold"))
+        for line in commands(run, best):
+            console.print(Text("  " + printable(line)), soft_wrap=True)
+        if any(row.pick for t in made for row in t.rows[1:]):
+            console.print(Text("  For any other row the same, with trial=N and its number (#).", style="dim"))
+
+
+def _show_table(table: Table, console: Console) -> None:
+    from rich import box
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    styles = {"good": "green", "bad": "red", "muted": "dim", "strong": "bold", "": ""}
+    console.print()
+    console.print(Text(table.title, style="bold"))
+    if table.note:
+        console.print(Text(table.note, style="dim"))
+    shown = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="dim")
+    numbered = any(row.pick for row in table.rows)
+    for column in table.columns:
+        heading = Text(printable(column.name) if column.name else "")
+        if column.unit:
+            heading.append(f"\n{column.unit}")
+        shown.add_column(
+            heading,
+            justify="right" if column.numeric else "left",
+            overflow="fold",
+            no_wrap=column.numeric,
+        )
+    if numbered:
+        shown.add_column(Text("#"), justify="right", no_wrap=True)
+    for row in table.rows:
+        cells = [Text(c.text, style=styles[c.tone]) for c in row.cells]
+        if numbered:
+            cells.append(Text(row.pick.removeprefix("trial="), style="dim"))
+        shown.add_row(*cells)
+    console.print(shown)
+
+
+def _search_row(run: Run, trial: Trial, mean: float) -> Row:
+    cells = (
+        Cell(called(trial), "muted" if is_reference(trial) else "strong"),
+        *(_raw_cell(o, trial) for o in run.searched),
+        Cell(number(mean), "strong"),
+        Cell(summary(trial.recipe), "muted"),
+    )
+    return Row(cells, f"trial={trial.number}", commands(run, trial))
+
+
+def _against(trial: Trial, rival: Trial, run: Run, split: Split) -> list[Cell]:
+    """The paired difference from the best single model, in figures and in a word."""
+    if trial.number == rival.number:
+        return [Cell(""), Cell("the one to beat", "muted")]
+    d = paired_mean(trial, rival, scale_of(run, split))
+    word = "better" if d.better else "worse" if d.worse else "cannot tell"
+    tone: Tone = "good" if d.better else "bad" if d.worse else "muted"
+    if math.isnan(d.stderr):
+        word = "not known"
+    title = f"95% CI {span(d.low, d.high)}, z = {number(d.z)}, {d.n} paired documents"
+    shown = number(d.mean, sign=True)
+    if not math.isnan(d.low):
+        shown += f" ±{number(d.high - d.mean)}"
+    return [Cell(shown, tone, title), Cell(word, tone, title)]
+
+
+def _scores_title(split: Split) -> str:
+    return "On the test documents" if split == "test" else "References and finalists so far"
+
+
+def _scores_note(run: Run, split: Split) -> str:
+    note = (
+        "Neither the search nor the choice of finalists saw these documents."
+        if split == "test"
+        else "On the documents that the search optimises; nothing was scored on test yet."
+    )
+    beside = [printable(o.name) for o in run.objectives if not o.search]
+    if beside and split == "test":
+        note += f" Reported beside, not searched: {', '.join(beside)}."
+    visible = smallest_visible(run, split=split)
+    if math.isfinite(visible):
+        note += f" Differences in the mean below about {number(visible)} cannot be told from noise."
+    return note
+
+
+def _objective_column(o: Objective) -> Column:
+    arrow = "\u2191" if o.direction == "maximize" else "\u2193"
+    return Column(printable(o.name), f"{printable(o.metric)} {arrow}", True)
+
+
+def _raw_cell(o: Objective, trial: Trial) -> Cell:
+    stderr = trial.scores.stderr.get(o.name, math.nan) if trial.scores else math.nan
+    title = f"standard error {number(stderr)}" if math.isfinite(stderr) else ""
+    return Cell(number(raw(o, trial)), "" if o.search else "muted", title)
+
+
+def _model(ref: Any) -> str:
+    return printable(ref.get("name", ref) if isinstance(ref, Mapping) else ref)
+
+
+def number(value: float, sign: bool = False) -> str:
+    """A value in as many digits as anybody reads."""
+    if math.isnan(value):
+        return "\u2013"
+    if math.isinf(value) or abs(value) >= 1e4:
+        return f"{value:+.2e}" if sign else f"{value:.2e}"
+    digits = 3 if abs(value) < 100 else 1
+    value = round(value, digits) + 0.0  # no negative zero
+    return f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
+
+
+def span(low: float, high: float) -> str:
+    """An interval."""
+    return "\u2013" if math.isnan(low) or math.isnan(high) else f"{number(low)} to {number(high)}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people."""
+    if not math.isfinite(seconds):
+        return "\u2013"
+    if seconds < 1:
+        return f"{1000 * seconds:.0f} ms"
+    if seconds < 90:
+        return f"{seconds:.1f} s"
+    minutes = seconds / 60
+    return f"{minutes:.1f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+
+
+def _float(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else math.nan
+
+
+def _finite(values: Sequence[float]) -> bool:
+    return all(math.isfinite(v) for v in values)

@@ -1,0 +1,48 @@
+"""A run as it lies on disk: what reports, exports and warm starts read."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from evomerge.scale import Scale
+from evomerge.trial import Objective, Split, Trial, TrialState
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+    """Everything that a run folder holds, finished or not.
+
+    Attributes:
+        path: The run folder.
+        objectives: In declared order, merely reported ones included.
+        trials: Finished trials of every kind and split, in told order.
+        running: Trials that were started and not finished.
+        meta: Plain data written when the run was created. Keys: ``optimizer`` (name), ``seed``,
+            ``n_trials`` (budget), ``space`` ({name, method, dim, names}), ``models`` ({base,
+            experts}: plain ModelRefs), ``documents`` ({split: {objective: n}}), ``stock``
+            ({split: stock ``lm_eval`` command line with ``{model}`` for the checkpoint}),
+            ``config`` (the resolved configuration), ``fingerprint``, ``created`` (ISO time),
+            ``versions`` ({package: version}).
+    """
+
+    path: Path
+    objectives: tuple[Objective, ...]
+    trials: tuple[Trial, ...]
+    running: tuple[Trial, ...]
+    meta: Mapping[str, Any]
+
+    @property
+    def searched(self) -> tuple[Objective, ...]:
+        """The objectives that the search optimises."""
+        return tuple(o for o in self.objectives if o.search)
+
+    def complete(self, split: Split = "search") -> list[Trial]:
+        """COMPLETE trials of every kind on one split, in told order."""
+        return [t for t in self.trials if t.split == split and t.state is TrialState.COMPLETE]
+
+    def scale(self, split: Split = "search") -> Scale:
+        """How the searched objectives are normalised on one split."""
+        return Scale.fit(self.searched, self.trials, split)

@@ -1,0 +1,294 @@
+"""The loop: ask, run, store, tell; and the finals.
+
+One rule serves synchronous and asynchronous search: the optimizer is asked for as many points as
+there are free workers, and may return fewer. Nothing is lost: a trial is stored as RUNNING before
+it is submitted and as finished before it is told, so a killed study started again tells a fresh
+optimizer what the store holds, submits again what was RUNNING, and goes on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Literal, Protocol
+
+import numpy as np
+
+from evomerge.choose import finalists, ranked
+from evomerge.errors import ConfigError, StudyError
+from evomerge.executors.base import Executor, Job
+from evomerge.experts import ExpertPool
+from evomerge.optimizers.base import Optimizer
+from evomerge.recipe import Recipe, Vector
+from evomerge.run import Run
+from evomerge.scale import BASE, EXPERT
+from evomerge.space import SearchSpace
+from evomerge.store import TrialStore
+from evomerge.trial import Split, Trial, TrialState
+
+Phase = Literal["references", "search", "finals", "done"]
+UNIFORM = "uniform average"
+TASK_ARITHMETIC = "task arithmetic 0.4"
+
+
+class Observer(Protocol):
+    """Sees what happens, in the driver's thread."""
+
+    def phase(self, phase: Phase, total: int) -> None:
+        """A phase begins with ``total`` trials to finish in it (0: not known)."""
+        ...
+
+    def started(self, trial: Trial) -> None:
+        """A trial was submitted."""
+        ...
+
+    def told(self, trial: Trial) -> None:
+        """A trial is finished and stored."""
+        ...
+
+
+class Space(Protocol):
+    """What the loop needs of a search space."""
+
+    def snap(self, x: Vector) -> Vector: ...  # noqa: D102
+    def decode(self, x: Vector) -> Recipe: ...  # noqa: D102
+
+
+class Study:
+    """One search, from the reference points to the finals.
+
+    Args:
+        space: Decodes what the optimizer proposes.
+        optimizer: Proposes points.
+        executor: Runs trials.
+        store: Keeps them.
+        references: Recipes scored before the search, with their label and, where the space can
+            express them, their point.
+        n_trials: Budget: search trials of the whole run, those of earlier sittings included.
+        n_finalists: How many candidates are scored again on the select split.
+        view: Builds a :class:`~evomerge.run.Run` of trials, for choosing the finalists.
+        observer: Sees what happens.
+    """
+
+    def __init__(
+        self,
+        *,
+        space: Space,
+        optimizer: Optimizer,
+        executor: Executor,
+        store: TrialStore,
+        references: Sequence[tuple[str, Recipe, Vector | None]],
+        n_trials: int,
+        view: Callable[[Sequence[Trial]], Run],
+        n_finalists: int = 5,
+        observer: Observer | None = None,
+    ) -> None:
+        if n_trials < 1:
+            raise ConfigError(f"n_trials: expected at least 1, got {n_trials}.")
+        self._space, self._optimizer = space, optimizer
+        self._executor, self._store = executor, store
+        self._references = list(references)
+        self._n_trials, self._n_finalists = n_trials, n_finalists
+        self._view, self._observer = view, observer
+        self._told: list[Trial] = []
+        self._pending: dict[tuple[int, Split], Trial] = {}
+        self._by_recipe: dict[str, Trial] = {}
+        self._n_search = 0
+        self._stopping = False
+
+    @property
+    def trials(self) -> tuple[Trial, ...]:
+        """Finished trials in told order."""
+        return tuple(self._told)
+
+    def stop(self) -> None:
+        """Starts nothing new; what is in flight is finished, stored and told."""
+        self._stopping = True
+
+    def run(self, *, dry: bool = False) -> bool:
+        """Runs the study to its end, or until :meth:`stop`.
+
+        Args:
+            dry: Score two reference points, enough to say what a search will take, and stop.
+
+        Returns:
+            Whether the study is finished.
+
+        Raises:
+            StudyError: Every first trial failed; the message holds the first traceback.
+        """
+        self._executor.warm_up()
+        self._replay()
+        known = {(t.number, t.split) for t in self._told} | set(self._pending)
+        missing = [i for i in range(len(self._references)) if (i, "search") not in known]
+        if dry:
+            missing, self._stopping = [i for i in missing if i < 2], True
+        self._announce("references", len(missing))
+        for number in missing:
+            label, recipe, x = self._references[number]
+            self._start(Trial(number, "reference", x, recipe, label=label))
+        self._announce("search", self._n_trials)
+        while True:
+            started = self._start_asked()
+            if not self._pending and not started:
+                break
+            self._collect()
+        finished = not self._stopping and self._finals()
+        self._announce("done", 0)
+        return finished
+
+    def _replay(self) -> None:
+        """Takes up what the store holds: tells it, and submits again what was RUNNING."""
+        for trial in self._store.load():
+            self._n_search += trial.kind == "search" and trial.split == "search"
+            if trial.finished:
+                self._take(trial)
+            else:
+                again = dataclasses.replace(trial, attempt=trial.attempt + 1)
+                self._store.start(again)
+                self._submit(again)
+
+    def _start_asked(self) -> bool:
+        """Asks for as many points as there are free workers and starts them."""
+        free = self._executor.capacity - len(self._pending)
+        left = self._n_trials - self._n_search
+        if self._stopping or min(free, left) < 1:
+            return False
+        first = len(self._references) + self._n_search
+        pending = sorted(self._pending.values(), key=lambda t: t.number)
+        points = self._optimizer.ask(min(free, left), first, pending)
+        for i, point in enumerate(points):
+            x = self._space.snap(np.asarray(point, dtype=np.float64))
+            self._n_search += 1
+            self._start(Trial(first + i, "search", x, self._space.decode(x)))
+        return bool(points)
+
+    def _start(self, trial: Trial) -> None:
+        """Submits a trial; one whose recipe was scored already gets copied scores at once."""
+        twin = self._by_recipe.get(trial.recipe.id) if trial.split == "search" else None
+        if twin is not None:
+            source = twin.number if twin.copied_from is None else twin.copied_from
+            copy = dataclasses.replace(
+                trial, state=TrialState.COMPLETE, scores=twin.scores, copied_from=source
+            )
+            self._store.append(copy)
+            self._take(copy)
+            return
+        self._store.start(trial)
+        self._submit(trial)
+
+    def _submit(self, trial: Trial) -> None:
+        self._pending[trial.number, trial.split] = trial
+        self._executor.submit(Job(trial))
+        if self._observer:
+            self._observer.started(trial)
+
+    def _collect(self) -> None:
+        for trial in self._executor.collect():
+            del self._pending[trial.number, trial.split]
+            self._store.append(trial)
+            self._take(trial)
+
+    def _take(self, trial: Trial) -> None:
+        self._told.append(trial)
+        if trial.split == "search":
+            if trial.state is TrialState.COMPLETE:
+                self._by_recipe.setdefault(trial.recipe.id, trial)
+            self._optimizer.tell([trial])
+        if self._observer:
+            self._observer.told(trial)
+        self._check_hopeless()
+
+    def _check_hopeless(self) -> None:
+        """A study whose every first trial fails stops with the first traceback."""
+        enough = max(3, min(self._executor.capacity, 8))
+        if len(self._told) == enough and all(t.state is TrialState.FAILED for t in self._told):
+            raise StudyError(
+                f"the first {enough} trials all failed; the first one with:\n{self._told[0].error}"
+            )
+
+    def _finals(self) -> bool:
+        """Scores the finalists on the select split, then those that it chose on the test split.
+
+        A Pareto search keeps all its finalists; a single-objective one keeps the best on select.
+        The reference points are scored on both.
+        """
+        chosen = finalists(self._view(self._told), self._n_finalists)
+        references = [t for t in self._told if t.kind == "reference" and t.split == "search"]
+        everyone = {t.recipe.id: t for t in (*references, *chosen)}
+        self._rescore(list(everyone.values()), "select")
+        run = self._view(self._told)
+        if not run.meta.get("pareto"):
+            numbers = {t.number for t in chosen}
+            selected = [t for t in run.complete("select") if t.number in numbers]
+            best = {t.number for t in ranked(selected, run.scale("select"))[:1]}
+            chosen = [t for t in chosen if t.number in best]
+            everyone = {t.recipe.id: t for t in (*references, *chosen)}
+        self._rescore(list(everyone.values()), "test")
+        return not self._stopping
+
+    def _rescore(self, trials: Sequence[Trial], split: Split) -> None:
+        known = {(t.number, t.split) for t in self._told} | set(self._pending)
+        due = [
+            t
+            for t in trials
+            if (t.number, split) not in known and t.state is TrialState.COMPLETE
+        ]
+        self._announce("finals", len(due))
+        while (due and not self._stopping) or self._pending:
+            while due and not self._stopping and len(self._pending) < self._executor.capacity:
+                self._start(
+                    dataclasses.replace(
+                        due.pop(0),
+                        kind="final",
+                        split=split,
+                        state=TrialState.RUNNING,
+                        scores=None,
+                        attempt=0,
+                        copied_from=None,
+                    )
+                )
+            self._collect()
+
+    def _announce(self, phase: Phase, total: int) -> None:
+        if self._observer:
+            self._observer.phase(phase, total)
+
+
+def reference_recipes(space: SearchSpace, pool: ExpertPool) -> list[tuple[str, Recipe, Vector | None]]:
+    """The points that every search has to beat.
+
+    The base, each expert, the uniform average, and task arithmetic at 0.4 (the usual default, for
+    example MergeBench's); base and task arithmetic only where there is a base.
+
+    Args:
+        space: Gives layer groups and models, and encodes the points that it can express.
+        pool: The models.
+
+    Returns:
+        (label, recipe, x or None) of each.
+    """
+    k = len(pool.experts)
+    rows: list[tuple[str, list[float]]] = []
+    if pool.base is not None:
+        rows.append((BASE, [0.0] * k))
+    rows += [
+        (EXPERT + e.name, [float(i == j) for j in range(k)]) for i, e in enumerate(pool.experts)
+    ]
+    rows.append((UNIFORM, [1.0 / k] * k))
+    if pool.base is not None:
+        rows.append((TASK_ARITHMETIC, [0.4] * k))
+    found = []
+    for label, row in rows:
+        recipe = dataclasses.replace(
+            space.recipe({}),
+            method="task_arithmetic" if pool.base is not None else "linear",
+            coefficients={"weight": np.tile(row, (len(space.groups), 1))},
+            fixed={},
+        )
+        try:
+            x: Vector | None = space.encode(recipe)
+        except ConfigError:
+            x = None
+        found.append((label, recipe, x))
+    return found
