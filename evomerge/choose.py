@@ -207,12 +207,10 @@ def _sentence(
     rival, gap = pairs[0]
     single = _as_single(rival)
     use = "use the base" if rival.label == BASE else f"use {rival.label}"
-    if rival.label == BASE:
-        single = "the base, which no single expert beats"
     interval = _interval(gap)
     if gap.better:
         decision, headline = "merge", f"Merge: use {_called(trial, first=False)}"
-        claim = f"{_called(trial)} beats {single}, by {gap.mean:.3f}"
+        claim = f"{_called(trial)} beats {single} by {gap.mean:.3f}"
     elif gap.mean > 0:
         decision, headline = "unclear", "No clear winner"
         claim = (
@@ -220,7 +218,7 @@ def _sentence(
         )
     elif gap.mean == 0:
         decision, headline = "keep", f"Do not merge: {use}"
-        claim = f"{_called(trial)}, the best merge, gains 0.000 on {single}"
+        claim = f"{_called(trial)}, the best merge, scores the same as {single}"
     else:
         decision, headline = "keep", f"Do not merge: {use}"
         claim = f"{_called(trial)}, the best merge, scores {-gap.mean:.3f} below {single}"
@@ -243,14 +241,15 @@ def _sentence(
 
 def _called(trial: Trial, first: bool = True) -> str:
     """A trial within a sentence."""
-    name = (
-        f"the {trial.label}" if trial.label and not trial.label.startswith(EXPERT) else trial.name
-    )
+    article = "the " if trial.label == BASE or trial.label.endswith("average") else ""
+    name = article + trial.name
     return name[0].upper() + name[1:] if first else name
 
 
 def _as_single(trial: Trial) -> str:
-    return f"the best single expert, {trial.label.removeprefix(EXPERT)}"
+    if trial.label == BASE:
+        return "the base (which no single expert beats)"
+    return f"the best single expert ({trial.label.removeprefix(EXPERT)})"
 
 
 def _interval(d: Difference) -> str:
@@ -373,7 +372,8 @@ def _weighted(run: Run, text: str) -> Trial:
     scale = scale_of(run, "search")
     weights: dict[str, float] = {}
     for part in text.split(","):
-        name, colon, number = part.strip().rpartition(":")
+        name, colon, number = part.rpartition(":")
+        name = name.strip()
         if not colon:
             raise ConfigError(f"weights={text}: expected TASK:WEIGHT, got {part.strip()!r}.")
         if name not in scale.names:
@@ -386,7 +386,7 @@ def _weighted(run: Run, text: str) -> Trial:
         except ValueError:
             weight = math.nan
         if not 0 <= weight < math.inf:
-            raise ConfigError(f"weights={text}: expected a weight >= 0, got {number!r}.")
+            raise ConfigError(f"weights={text}: expected a weight >= 0, got {number.strip()!r}.")
         if name in weights:
             raise ConfigError(f"weights={text}: objective {name!r} is named twice.")
         weights[name] = weight

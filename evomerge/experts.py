@@ -113,7 +113,9 @@ class ExpertPool:
         tensors = tuple(
             MergeTensor(t.name, t.shape, layer_of(t.name), role_of(t.name))
             for t in anchor.tensors.values()
-            if t.is_float and all(t.name in c.tensors for c in everyone)
+            if t.is_float
+            and all(t.name in c.tensors for c in everyone)
+            and not _tied_head(anchor, t)  # one live tensor with the embedding: merged once
         )
         if origin:
             return cls(everyone[0], tuple(everyone[1:]), tensors)
@@ -220,4 +222,5 @@ def _check_fits(anchor: Checkpoint, other: Checkpoint) -> None:
 
 
 def _first_difference(a: Mapping[str, int], b: Mapping[str, int]) -> str:
-    return min((t for t in {*a, *b} if a.get(t) != b.get(t)), key=lambda t: (a.get(t, 1 << 60), t))
+    differ = [t for t in {*a, *b} if a.get(t) != b.get(t)]
+    return min(differ, key=lambda t: (a.get(t, 1 << 60), t))

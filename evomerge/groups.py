@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -116,7 +117,7 @@ def build_groups(
             place = (float(block), f"{name}.{role}" if role else name, role)
         members.setdefault(place, []).append(tensor)
     if unused:
-        name = sorted(unused)[0]
+        name = min(unused)
         raise ConfigError(
             f"groups.custom.{name}: {spec.custom[name]!r} matches no tensor of the models (or an "
             f"earlier pattern took them all); tensor names look like {tensors[0].name!r}."
@@ -172,7 +173,7 @@ def _ranges(blocks: Any, n_layers: int) -> list[tuple[int, int]]:
                 f"layers), got {blocks}."
             )
         edges = [round(i * n_layers / blocks) for i in range(blocks + 1)]
-        return [(a, b - 1) for a, b in zip(edges, edges[1:], strict=False)]
+        return [(a, b - 1) for a, b in itertools.pairwise(edges)]
     if isinstance(blocks, str) or not isinstance(blocks, Sequence):
         raise ConfigError(
             f"groups.blocks: expected 'each', 'all', a number or a list of [first, last] layer "

@@ -70,6 +70,10 @@ class Merger:
         """Writes one merged tensor into ``out`` (the tensor's shape; on this Merger's device)."""
         self.method.combine(out, self._prepared(tensor), coefficients, self.fixed)
 
+    def forget(self, tensor: str) -> None:
+        """Drops one tensor's prepared basis: an export visits every tensor once."""
+        self._basis.pop(tensor, None)
+
     def merge(self, recipe: Recipe, out: Mapping[str, torch.Tensor]) -> None:
         """Writes every tensor of a recipe into ``out`` (tensor name to live tensor)."""
         with torch.no_grad():
@@ -124,7 +128,7 @@ def check_recipe(recipe: Recipe, pool: ExpertPool) -> None:
     ours = {t.name for t in pool.tensors}
     theirs = {t for g in recipe.groups for t in g.tensors}
     if ours != theirs:
-        odd = sorted(ours ^ theirs)[0]
+        odd = min(ours ^ theirs)
         raise ConfigError(
             f"the recipe's groups must cover every tensor of the models exactly once; "
             f"{len(ours ^ theirs)} differ, the first is {odd!r}."
@@ -166,10 +170,14 @@ class LiveModel:
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
         except (OSError, ValueError, RuntimeError, KeyError) as e:
             raise CheckpointError(f"transformers cannot load {folder}: {e}") from e
-        self.model: PreTrainedModel = model.to(device).eval().requires_grad_(False)  # noqa: FBT003
+        self.model: PreTrainedModel = _settled(model, device)
         self.tokenizer: PreTrainedTokenizerBase = tokenizer
         self.device = torch.device(device)
         self.tensors = match_parameters(self.model, pool.tensors)
+
+
+def _settled(model: Any, device: torch.device | str) -> Any:
+    return model.to(device).eval().requires_grad_(False)  # noqa: FBT003
 
 
 def match_parameters(model: Any, tensors: Sequence[MergeTensor]) -> dict[str, torch.Tensor]:

@@ -3,8 +3,8 @@
 * :func:`to_mergekit`: a recipe as a configuration for ``mergekit-yaml``.
 * :func:`from_mergekit`: a single-stage configuration as a recipe.
 
-What a configuration means was learned from mergekit 0.1.5 (github.com/arcee-ai/mergekit; no code is
-taken from it):
+What a configuration means was learned from mergekit 0.1.5 (github.com/arcee-ai/mergekit; no code
+is taken from it):
 
 * a parameter is looked up in the model's own ``parameters``, then the slice's, then the global
   ones; a level whose filters all miss is passed over;
@@ -45,7 +45,10 @@ _REFUSED = {
     "modules": "a merge of a model with several modules (modules:)",
     "genome": "a mergekit-evolve configuration; turn it into a search with `evomerge import`",
 }
-_SETTINGS = {"linear": {"weight", "normalize"}, "task_arithmetic": {"weight", "normalize", "lambda"}}
+_SETTINGS = {
+    "linear": {"weight", "normalize"},
+    "task_arithmetic": {"weight", "normalize", "lambda"},
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,7 +176,9 @@ def from_mergekit(
     if name == "linear":
         fixed["normalize"] = all(normal for _, normal in rows.values())
         if not fixed["normalize"] and any(normal for _, normal in rows.values()):
-            rows = {t: (_normalised(t, r) if normal else r, False) for t, (r, normal) in rows.items()}
+            rows = {
+                t: (_normalised(t, r) if normal else r, False) for t, (r, normal) in rows.items()
+            }
     groups, matrix = _groups(pool.tensors, {t: r for t, (r, _) in rows.items()})
     recipe = Recipe(
         method=name,
@@ -207,7 +212,9 @@ def to_mergekit(recipe: Recipe, dtype: str | None = None) -> str:
         )
     weights = recipe.coefficients["weight"]
     rows: dict[str, Row] = {
-        t: tuple(weights[g].tolist()) for g, group in enumerate(recipe.groups) for t in group.tensors
+        t: tuple(weights[g].tolist())
+        for g, group in enumerate(recipe.groups)
+        for t in group.tensors
     }
     runs = _runs(rows)
     outside = {t: r for t, r in rows.items() if layer_of(t) is None}
@@ -217,17 +224,17 @@ def to_mergekit(recipe: Recipe, dtype: str | None = None) -> str:
         for name, row in outside.items():
             if i == (0 if role_of(name) == "embedding" else len(runs) - 1):
                 keys[name] = (name, row)
-        span = {"layer_range": [first, stop]}
-        sources: list[dict[str, Any]] = []
-        if recipe.base:
-            sources.append({"model": _reference(recipe.base.path), **span})
-            if recipe.method == "linear":  # there for its configuration and tokenizer only
-                sources[-1]["parameters"] = {"weight": 0.0}
-        for k, model in enumerate(recipe.models):
-            setting = _setting({n: (key, row[k]) for n, (key, row) in keys.items()})
-            sources.append(
-                {"model": _reference(model.path), **span, "parameters": {"weight": setting}}
-            )
+        settings: list[tuple[str, Any]] = [
+            (m.path, _setting({n: (key, row[k]) for n, (key, row) in keys.items()}))
+            for k, m in enumerate(recipe.models)
+        ]
+        if recipe.base:  # in an average it is there for its configuration and tokenizer only
+            settings.insert(0, (recipe.base.path, 0.0 if recipe.method == "linear" else None))
+        sources = [
+            {"model": _reference(path), "layer_range": [first, stop]}
+            | ({} if setting is None else {"parameters": {"weight": setting}})
+            for path, setting in settings
+        ]
         slices.append({"sources": sources})
     data: dict[str, Any] = {"merge_method": recipe.method}
     if recipe.base:
@@ -262,8 +269,8 @@ def model_source(value: Any) -> str:
         raise ConfigError(f"mergekit configuration: expected a model's path or id, got {value!r}.")
     if lora:
         raise ConfigError(
-            f"mergekit configuration: {value!r} applies a LoRA; merge it into its base model first "
-            "(peft's merge_and_unload) and name the result."
+            f"mergekit configuration: {value!r} applies a LoRA; merge it into its base model "
+            "first (peft's merge_and_unload) and name the result."
         )
     return path
 
@@ -339,11 +346,11 @@ def _mapping(value: Any, where: str) -> Mapping[str, Any]:
 
 def _sources(entries: Any, where: str) -> list[tuple[_Source, Any]]:
     """Sources with their layer ranges (None where none is given)."""
-    found = []
+    found: list[tuple[_Source, Any]] = []
     if not isinstance(entries, list) or not entries:
         raise ConfigError(f"mergekit configuration: {where} must be a list of models.")
-    for entry in entries:
-        entry = _mapping(entry, where)
+    for raw in entries:
+        entry = _mapping(raw, where)
         model = model_source(entry.get("model"))
         if any(model == s.model for s, _ in found):
             raise ConfigError(f"mergekit configuration: {where} lists {model!r} twice.")
@@ -383,7 +390,9 @@ def _slices(data: Mapping[str, Any]) -> tuple[tuple[_Slice, ...], bool]:
         at = stop
         sources = tuple(s for s, _ in pairs)
         slices.append(
-            _Slice(first, stop, sources, _mapping(part.get("parameters"), f"slices[{i}].parameters"))
+            _Slice(
+                first, stop, sources, _mapping(part.get("parameters"), f"slices[{i}].parameters")
+            )
         )
     return tuple(slices), False
 
@@ -427,8 +436,8 @@ def _note_ignored(plan: _Plan, notes: list[str]) -> None:
     levels = [plan.parameters]
     for part in plan.slices:
         levels += [part.parameters, *(s.parameters for s in part.sources)]
-    for key in sorted({str(k) for level in levels for k in level} - _SETTINGS[plan.method]):
-        notes.append(f"parameter {key!r} has no effect on {plan.method!r} and is left out.")
+    odd = sorted({str(k) for level in levels for k in level} - _SETTINGS[plan.method])
+    notes += [f"parameter {k!r} has no effect on {plan.method!r} and is left out." for k in odd]
 
 
 def _dtype(data: Mapping[str, Any], notes: list[str]) -> str:
@@ -465,8 +474,8 @@ def _evaluate(name: str, setting: Any, tensor: str, t: float) -> float | None:
                     return _evaluate(name, v["value"], tensor, t)
             return None
     raise ConfigError(
-        f"mergekit configuration: parameter {name!r} must be a number, a list of numbers or a list "
-        f"of {{filter, value}}, got {setting!r}."
+        f"mergekit configuration: parameter {name!r} must be a number, a list of numbers or a "
+        f"list of {{filter, value}}, got {setting!r}."
     )
 
 
@@ -491,7 +500,8 @@ def _groups(
         place = "outside" if tensor.layer is None else label[tensor.layer]
         members.setdefault((place, rows[tensor.name]), []).append(tensor)
     places = Counter(place for place, _ in members)
-    groups, matrix = [], []
+    groups: list[LayerGroup] = []
+    matrix: list[Row] = []
     for (place, row), found in members.items():
         roles = "+".join(dict.fromkeys(t.role for t in found))
         name = place if places[place] == 1 else f"{place}.{roles}"
@@ -558,13 +568,14 @@ def _setting(values: Mapping[str, tuple[str, float]]) -> float | list[dict[str, 
     # part of a longer one, never the other way round.
     exact = {values[n][0] for n in rest}
     named = [n for n in values if n in rest or any(key in n for key in exact)]
-    for name in sorted(named, key=lambda n: (-len(values[n][0]), n)):
-        entries.append({"filter": values[name][0], "value": values[name][1]})
+    named.sort(key=lambda n: (-len(values[n][0]), n))
+    entries += [{"filter": values[n][0], "value": values[n][1]} for n in named]
     return [*entries, {"value": default}]
 
 
 def _tokens(key: str) -> Iterator[str]:
-    return (p for p in re.split(r"\.", key) if len(p) > 2 and p not in {"weight", "bias"})
+    parts = [*key.split("."), *re.split(r"[._]", key)]
+    return (p for p in parts if len(p) > 2 and p not in {"weight", "bias"})
 
 
 def _reference(path: str) -> Any:
@@ -575,7 +586,9 @@ def _reference(path: str) -> Any:
     return path
 
 
-def _check_written(data: Mapping[str, Any], rows: Mapping[str, Row], models: Sequence[str]) -> None:
+def _check_written(
+    data: Mapping[str, Any], rows: Mapping[str, Row], models: Sequence[str]
+) -> None:
     """Reads the configuration back as mergekit would; a guard against surprising names."""
     slices, _ = _slices(data)
     base = model_source(data["base_model"]) if data.get("base_model") else None

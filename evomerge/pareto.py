@@ -7,9 +7,6 @@ minimises, so ``-F`` is what it sees. pymoo is imported inside the functions: it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
@@ -48,7 +45,8 @@ def non_dominated(F: npt.ArrayLike) -> Bools:
     Raises:
         ConfigError: F is not (n, m), or not finite.
     """
-    return ranks(F) == 0
+    mask: Bools = ranks(F) == 0
+    return mask
 
 
 def ranks(F: npt.ArrayLike) -> Ints:
@@ -96,10 +94,9 @@ def crowding_distance(F: npt.ArrayLike) -> Floats:
         F: (n, m) signed values of the points of one front; n may be 0.
 
     Returns:
-        (n,) sum over the objectives of the distance between a point's two neighbours, as a share
-        of that objective's range, divided by m. Infinite for the extreme points of every
-        objective, and for all points where n <= 2. A constant objective adds nothing beyond
-        making its first and last row (in the order given) extreme.
+        (n,) mean over the objectives of the distance between a point's two neighbours, as a share
+        of that objective's range. Infinite for the extreme points of every objective, and for
+        all points where n <= 2. Constant objectives are left out; with nothing left, zeros.
 
     Raises:
         ConfigError: F is not (n, m), or not finite.
@@ -131,7 +128,7 @@ def hypervolume(F: npt.ArrayLike, reference: npt.ArrayLike) -> float:
     """
     F = _matrix(F)
     reference = _vector(reference, "reference", F.shape[1])
-    better = F[(F > reference).all(axis=1)]
+    better = F[(reference < F).all(axis=1)]
     if not len(better):
         return 0.0
     if F.shape[1] == 1:  # moocore wants two objectives or more
@@ -197,7 +194,8 @@ def _vector(a: npt.ArrayLike, name: str, m: int | None = None) -> Floats:
     return _finite(array, name)
 
 
-def _floats(a: npt.ArrayLike | Sequence[Any], name: str, shape: str) -> Floats:
+def _floats(a: npt.ArrayLike, name: str, shape: str) -> Floats:
+    """``a`` as float64, or ConfigError."""
     try:
         return np.asarray(a, dtype=np.float64)
     except (TypeError, ValueError) as e:
@@ -205,6 +203,7 @@ def _floats(a: npt.ArrayLike | Sequence[Any], name: str, shape: str) -> Floats:
 
 
 def _finite(array: Floats, name: str) -> Floats:
+    """``array`` itself, or ConfigError."""
     if not np.isfinite(array).all():
         where = np.argwhere(~np.isfinite(array))[0].tolist()
         raise ConfigError(

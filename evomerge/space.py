@@ -174,7 +174,7 @@ class SearchSpace:
             ConfigError: The space cannot express it: another method, other models, groups or
                 settings, coefficients that vary where the space shares them, or out of bounds.
         """
-        mine = self.recipe({k: v for k, v in recipe.coefficients.items()})
+        mine = self.recipe(dict(recipe.coefficients))
         if mine.id != recipe.id or set(recipe.coefficients) != {b.parameter for b in self._blocks}:
             raise ConfigError(
                 "the recipe has another method, other models, layer groups or fixed settings "
@@ -206,7 +206,7 @@ class SearchSpace:
 
 def _block(
     name: str,
-    given: Mapping[str, Any] | float | None,
+    given: Any,
     parameter: Parameter,
     groups: Sequence[PlacedGroup],
     experts: Sequence[str],
@@ -215,7 +215,7 @@ def _block(
     keys = ("low", "high", "default", "per", "knots", "step")
     columns = 1 if parameter.shared else len(experts)
     shape = (len(groups), columns)
-    if isinstance(given, (int, float)) and not isinstance(given, bool):
+    if given is not None and not isinstance(given, Mapping):
         given = {"low": given, "high": given}
     data = dict(given or {})
     for key in data:
@@ -245,7 +245,7 @@ def _block(
     labels = list(experts) if by_expert else ["*"]
     mix, rows = _depth_map(name, groups, "group" in per, data.get("knots"))
     spread = np.eye(columns) if by_expert else np.ones((columns, 1))
-    matrix = np.kron(mix, spread)
+    matrix: Matrix = np.kron(mix, spread).astype(np.float64)
     axes = tuple(
         Axis(f"{name}[{row}][{label}]", low, high, default, step)
         for row in rows

@@ -2,8 +2,8 @@
 
 A run folder holds one Optuna journal with two studies, ``search`` (every search and reference
 trial) and ``finals`` (finalists on the select and test splits), so that ``optuna-dashboard`` and
-``optuna.visualization`` work on it, also while it runs; and ``scores/*.npz`` with the per-document
-scores, written before the journal speaks of them. There is no second copy of anything.
+``optuna.visualization`` work on it, also while it runs; and ``scores/*.npz`` with the
+per-document scores, written before the journal speaks of them. There is no second copy of anything.
 
 What the journal needs (tried): appending after a torn tail loses that record at the next load, so
 a writer first truncates to the last newline; a stale journal lock costs 30 s, so it is removed; two
@@ -145,7 +145,7 @@ class TrialStore:
         study = self._studies[_study_of(trial)]
         if key in self._ids:
             frozen = study.get_trials(deepcopy=False)[self._ids[key]]
-            study._storage.set_trial_user_attr(frozen._trial_id, "attempt", trial.attempt)  # noqa: SLF001
+            study._storage.set_trial_user_attr(frozen._trial_id, "attempt", trial.attempt)
         else:
             self._add(trial, TrialState.RUNNING)
 
@@ -174,7 +174,7 @@ class TrialStore:
             self._add(trial, TrialState.RUNNING)
         study = self._studies[_study_of(trial)]
         frozen = study.get_trials(deepcopy=False)[self._ids[key]]
-        result = {
+        result: dict[str, Any] = {
             "seq": self._seq,
             "state": trial.state.value,
             "attempt": trial.attempt,
@@ -187,7 +187,7 @@ class TrialStore:
                 k: None if math.isnan(v) else v for k, v in trial.scores.stderr.items()
             }
             result["seconds"] = dict(trial.scores.seconds)
-        study._storage.set_trial_user_attr(frozen._trial_id, "result", result)  # noqa: SLF001
+        study._storage.set_trial_user_attr(frozen._trial_id, "result", result)
         self._tell(study, frozen.number, {"split": trial.split, "result": result})
         self._seq += 1
 
@@ -452,15 +452,12 @@ def _scores_path(folder: Path, number: int, split: str) -> Path:
 def _write_scores(folder: Path, trial: Trial) -> None:
     if trial.scores is None:
         return
-    arrays = {k: v for k, v in trial.scores.per_example.items() if v is not None}
+    arrays: dict[str, Any] = {k: v for k, v in trial.scores.per_example.items() if v is not None}
     path = _scores_path(folder, trial.number, trial.split)
     part = path.with_suffix(".part")
     with part.open("wb") as f:
-        np.savez(
-            f,
-            names=np.array(list(arrays), dtype=np.str_),
-            **{f"values{i}": v for i, v in enumerate(arrays.values())},
-        )
+        named = {f"values{i}": v for i, v in enumerate(arrays.values())}
+        np.savez(f, names=np.array(list(arrays), dtype=np.str_), **named)
         f.flush()
         os.fsync(f.fileno())
     part.replace(path)

@@ -230,9 +230,7 @@ class Study:
     def _rescore(self, trials: Sequence[Trial], split: Split) -> None:
         known = {(t.number, t.split) for t in self._told} | set(self._pending)
         due = [
-            t
-            for t in trials
-            if (t.number, split) not in known and t.state is TrialState.COMPLETE
+            t for t in trials if (t.number, split) not in known and t.state is TrialState.COMPLETE
         ]
         self._announce("finals", len(due))
         while (due and not self._stopping) or self._pending:
@@ -255,7 +253,9 @@ class Study:
             self._observer.phase(phase, total)
 
 
-def reference_recipes(space: SearchSpace, pool: ExpertPool) -> list[tuple[str, Recipe, Vector | None]]:
+def reference_recipes(
+    space: SearchSpace, pool: ExpertPool
+) -> list[tuple[str, Recipe, Vector | None]]:
     """The points that every search has to beat.
 
     The base, each expert, the uniform average, and task arithmetic at 0.4 (the usual default, for

@@ -1,8 +1,8 @@
 """Tiny random checkpoints to try things with: a base and experts = base + small noise.
 
-As a script: ``python -m tests.models OUT --arch qwen2`` writes OUT/base, OUT/expert_a, ... Each is a
-complete Hugging Face folder (safetensors, configuration, byte-level BPE tokenizer). The models know
-nothing; they are for tests of the machinery, not of quality (for that, see ``evomerge zoo``).
+As a script: ``python -m tests.models OUT --arch qwen2`` writes OUT/base, OUT/expert_a, ... Each is
+a complete Hugging Face folder (safetensors, configuration, byte-level BPE tokenizer). The models
+know nothing; they are for tests of the machinery, not of quality (for that, see ``evomerge zoo``).
 """
 
 from __future__ import annotations
@@ -106,9 +106,8 @@ def build_family(
         Model name (``"base"``, ``"expert_a"``, ...) to its folder.
     """
     names = ["base", *(f"expert_{chr(ord('a') + i)}" for i in range(n_experts))]
-    # The seed is the data: two callers who ask for the same family share it.
-    settings = dict(arch=arch, seed=seed, hidden=hidden, layers=layers, vocab=vocab, tie=tie)
-    stamp = json.dumps({**settings, "dtype": dtype, "noise": noise, "n": n_experts})
+    settings = [arch, n_experts, seed, hidden, layers, vocab, tie, dtype, noise]
+    stamp = json.dumps(settings)
     note = out / "family.json"
     folders = {name: out / name for name in names}
     if note.exists() and note.read_text() == stamp:
@@ -139,6 +138,9 @@ def build_family(
 def _save(model: Any, folder: Path, dtype: str) -> None:
     import copy
 
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
     saved = copy.deepcopy(model).to(getattr(torch, dtype))
     saved.save_pretrained(folder)
     tokenizer().save_pretrained(folder)

@@ -139,7 +139,9 @@ def study(
     ]
     points += [("uniform average", np.full(m, 1 / m), np.full(m, 0.42))]
     points += [("task arithmetic", np.full(m, 0.7), np.full(m, 0.46))]
-    trials = [build(i, "reference", w, s, "search", label) for i, (label, w, s) in enumerate(points)]
+    trials = [
+        build(i, "reference", w, s, "search", label) for i, (label, w, s) in enumerate(points)
+    ]
     first = len(points)
     base_skill = np.full(m, 0.9 / m + 0.15 * (m - 1) / m)
     skills, weights = {}, {}

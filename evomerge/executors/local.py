@@ -20,7 +20,7 @@ class LocalExecutor:
 
     capacity = 1
 
-    def __init__(self, spec: WorkerSpec, threads: int | None = None) -> None:
+    def __init__(self, spec: WorkerSpec, *, threads: int | None = None) -> None:
         self._spec = dataclasses.replace(spec, threads=threads)
         self._worker: Worker | None = None
         self._queue: deque[Job] = deque()

@@ -74,6 +74,7 @@ class RayExecutor:
     def __init__(
         self,
         spec: WorkerSpec,
+        *,
         address: str | None = None,
         workers: int | None = None,
         gpus_per_worker: float | None = None,

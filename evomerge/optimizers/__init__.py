@@ -7,9 +7,9 @@
 ``nsga2``              :class:`~evomerge.optimizers.nsga2.Nsga2`: a Pareto front, on pymoo
 =====================  ===========================================================================
 
-A file is found by its ``conf/optimizer/*.yaml``; nothing is imported here beyond numpy, since pycma
-alone takes seconds. To add one: the file, the configuration, and a test with a known optimum; the
-contract suite in ``tests/optimizers/test_contract.py`` finds it by itself.
+A file is found by its ``conf/optimizer/*.yaml``; nothing is imported here beyond numpy, since
+pycma alone takes seconds. To add one: the file, the configuration, and a test with a known
+optimum; the contract suite in ``tests/optimizers/test_contract.py`` finds it by itself.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ Hansen (2016), "The CMA evolution strategy: a tutorial", arXiv:1604.00772. Resta
 (2005), IPOP-CMA-ES. Variances only in many dimensions: Ros & Hansen (2008), sep-CMA-ES. Late
 points: Hansen (2011), "Injecting external solutions into CMA-ES", arXiv:1110.4181.
 
-* Trial number k is ``mean + sigma * B D z``, with z drawn from (seed, k): ask never waits, and what
-  is pending does not matter.
+* Trial number k is ``mean + sigma * B D z``, with z drawn from (seed, k): ask never waits, and
+  what is pending does not matter.
 * Every ``popsize`` told trials, in told order, make one update of (mean, sigma, C). A point asked
   under an earlier distribution enters the generation that is open when it is told, at most as
   long as pycma lets an injected point be (Mahalanobis length sqrt(d) + 2 d / (d + 2)).
@@ -181,9 +181,7 @@ class _Run:
     ) -> None:
         self.popsize = popsize
         self.updates = 0
-        options = {
-            "AdaptSigma": True,
-            "BoundaryHandler": "BoundTransform",
+        options: dict[str, Any] = {
             "CMA_active_injected": 1,
             "CMA_diagonal": diagonal,
             "CMA_mirrors": 0,  # mirrored points need a say in what is asked
@@ -222,7 +220,8 @@ class _Run:
         """Whether ``x`` is further from the mean than pycma lets an injected point be."""
         d = len(x)
         step = self._es.boundary_handler.inverse(np.array(x, dtype=np.float64)) - self._mean
-        return float(self._es.mahalanobis_norm(step)) > d**0.5 + 2 * d / (d + 2)
+        length = float(self._es.mahalanobis_norm(step))
+        return length > float(d**0.5 + 2 * d / (d + 2))
 
     def update(self, X: npt.NDArray[np.float64], losses: npt.NDArray[np.float64]) -> bool:
         """Moves the distribution.
@@ -239,12 +238,12 @@ class _Run:
             warnings.simplefilter("ignore")
             try:
                 self._es.tell([x.copy() for x in X], losses.tolist())
-                if self._es.stop():
-                    return False
+                ended = bool(self._es.stop())
                 self._arm()
             except (ArithmeticError, AssertionError, RuntimeError, np.linalg.LinAlgError):
                 return False  # pycma's own checks of its matrices
-        return bool(np.isfinite(self._mean).all() and np.isfinite(self._stds).all())
+        numbers = np.concatenate([self._mean, self._stds])
+        return not ended and bool(np.isfinite(numbers).all())
 
     def _arm(self) -> None:
         """Makes pycma ready for a tell, and reads off what :meth:`point` needs."""
@@ -284,8 +283,7 @@ def _losses(trials: Sequence[Trial], scale: Scale) -> npt.NDArray[np.float64]:
     worst = losses[~pruned].max(initial=-np.inf)
     if not np.isfinite(worst):  # nothing but PRUNED trials
         worst = 0.0
-    estimates = sorted(set(losses[pruned].tolist()))  # equal estimates stay equal
-    for rank, estimate in enumerate(estimates):
-        losses[pruned & (losses == estimate)] = 0.0  # placeholder, set below
-        losses[pruned & (-means == estimate)] = worst + (1 + rank) * max(1.0, abs(worst)) * 1e-3
+    # Only the order counts: equal estimates stay equal, no estimate comes last.
+    _, rank = np.unique(losses[pruned], return_inverse=True)
+    losses[pruned] = worst + (1 + rank) * max(1.0, abs(worst)) * 1e-3
     return losses

@@ -33,6 +33,7 @@ class Random:
 
     def ask(self, n: int, first: int, pending: Sequence[Trial] = ()) -> list[Vector]:
         """Proposes ``n`` points of shape (d,); never fewer, whatever is pending."""
+        del pending
         return [rng_for(self._seed, first + i).random(self._dim) for i in range(n)]
 
     def tell(self, trials: Sequence[Trial]) -> None:

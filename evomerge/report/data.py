@@ -171,7 +171,9 @@ def _trial(trial: Trial, run: Run, scale: Scale) -> dict[str, Any]:
     if trial.scores is not None:
         scored = is_scored(trial, scale.names)
         scores = {
-            "raw": {o.name: raw(o, trial) for o in run.objectives if o.name in trial.scores.values},
+            "raw": {
+                o.name: raw(o, trial) for o in run.objectives if o.name in trial.scores.values
+            },
             "normalised": scale.normalise(trial.scores.values) if scored else {},
             "mean": scale.mean(trial.scores.values) if scored else None,
             "seconds": trial.scores.seconds,

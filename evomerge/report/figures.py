@@ -42,12 +42,16 @@ FONT = "ui-sans-serif, system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 
 @dataclasses.dataclass(frozen=True)
 class Named:
-    """A plotly figure with its section of the page, its heading and what to read in it."""
+    """A plotly figure with its section of the page, its heading, what to read in it and its width.
+
+    A width of 0 is all the width there is; otherwise it is at most that many pixels.
+    """
 
     key: str
     title: str
     note: str
     figure: Any
+    width: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,6 +144,7 @@ def progress_figures(run: Run) -> list[Named]:
     )
     layout = _layout("search trials told", "mean normalised score")
     levels = _levels(run)
+    low, high = _range([*c.y, *(y for _, y in levels)])
     layout["shapes"] = [
         {
             "type": "line",
@@ -159,14 +164,13 @@ def progress_figures(run: Run) -> list[Named]:
             "x": 0,
             "xanchor": "left",
             "y": y,
-            "yanchor": "bottom",
+            "yanchor": "top" if i and levels[i - 1][1] - y < 0.06 * (high - low) else "bottom",
             "text": _escape(name),
             "showarrow": False,
             "font": {"size": 11, "color": SINGLE},
         }
-        for name, y in levels
+        for i, (name, y) in enumerate(levels)
     ]
-    low, high = _range([*c.y, *(y for _, y in levels)])
     layout["yaxis"]["range"] = [low, high]
     note = "Each dot is a trial; the line is the best so far. Dotted: reference points."
     return [Named("search", "The search", note, go.Figure([dots, line], layout))]
@@ -177,6 +181,7 @@ def recipe_figures(recipe: Recipe, name: str) -> list[Named]:
     import plotly.graph_objects as go
 
     made = []
+    small = {"color": MUTED, "size": 11}
     for parameter, matrix in recipe.coefficients.items():
         top = max(float(np.abs(matrix).max()), 1e-9)
         signed = bool((matrix < 0).any())
@@ -196,10 +201,19 @@ def recipe_figures(recipe: Recipe, name: str) -> list[Named]:
             ygap=2,
             texttemplate="%{z:.2f}" if len(rows) <= 48 and len(columns) <= 12 else None,
             textfont={"size": 11},
-            colorbar={"thickness": 8, "outlinewidth": 0, "len": 1, "ticklen": 0},
+            colorbar={
+                "thickness": 8,
+                "outlinewidth": 0,
+                "len": 1,
+                "ticklen": 0,
+                "tickfont": small,
+            },
             hoverinfo="text",
             hovertext=[
-                [f"{row}<br>{column}<br><b>{v:.4f}</b>" for column, v in zip(columns, values, strict=True)]
+                [
+                    f"{row}<br>{column}<br><b>{v:.4f}</b>"
+                    for column, v in zip(columns, values, strict=True)
+                ]
                 for row, values in zip(rows, matrix.tolist(), strict=True)
             ],
         )
@@ -211,7 +225,11 @@ def recipe_figures(recipe: Recipe, name: str) -> list[Named]:
         layout["yaxis"]["zeroline"] = False
         layout["height"] = 90 + max(24 if len(rows) <= 24 else 15, 200 // len(rows)) * len(rows)
         note = f"{printable(parameter)} of {name}: one row per layer group, one column per expert."
-        made.append(Named("recipe", "The recipe", note, go.Figure([heat], layout)))
+        made.append(
+            Named(
+                "recipe", "The recipe", note, go.Figure([heat], layout), 300 + 120 * len(columns)
+            )
+        )
     return made
 
 
@@ -243,7 +261,9 @@ def write_png(run: Run, path: Path) -> None:
             spine.set_visible(side in {"left", "bottom"})
             spine.set_color(RULE)
         draw(ax, run)
-    figure.suptitle(_dollars(printable(answer.headline)), fontsize=14, color=INK, x=0.01, ha="left")
+    figure.suptitle(
+        _dollars(printable(answer.headline)), fontsize=14, color=INK, x=0.01, ha="left"
+    )
     out = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")
@@ -283,7 +303,10 @@ def _scatter(
             {"color": SINGLE, "size": 10, "symbol": "diamond"},
             mode="markers+text",
             text=[_short(called(t), 24) for t in references],
-            textposition=_sides([raw(a, t) * a.sign for t in references]),
+            textposition=[
+                "top center" if t.number in members else "bottom center" for t in references
+            ],
+            cliponaxis=False,
             textfont={"size": 11, "color": SINGLE},
         ),
     ]
@@ -293,7 +316,7 @@ def _scatter(
         traces.append(_points(run, a, b, chosen, called(chosen[0]), ring))
     layout = _layout(_axis(a), _axis(b))
     for key, o in (("xaxis", a), ("yaxis", b)):
-        low, high = _range([raw(o, t) for t in trials], 0.1)
+        low, high = _range([raw(o, t) for t in trials], 0.13)
         layout[key]["range"] = [low, high] if o.direction == "maximize" else [high, low]
     layout["height"] = 460
     return go.Figure(traces, layout)
@@ -430,12 +453,6 @@ def _arrow(o: Objective) -> str:
 
 def _axis(o: Objective) -> str:
     return f"{_short(o.name, 30)} \u00b7 {_short(o.metric, 24)} {_arrow(o)}"
-
-
-def _sides(values: Sequence[float]) -> list[str]:
-    """Labels of points on the right go to their left, so that none leaves the plot."""
-    middle = (min(values) + max(values)) / 2 if values else 0.0
-    return ["middle left" if v > middle else "middle right" for v in values]
 
 
 def _range(values: Sequence[float], pad: float = 0.08) -> tuple[float, float]:

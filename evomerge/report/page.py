@@ -103,7 +103,7 @@ def _sections(run: Run, answer: Verdict, drawn: Sequence[Named]) -> Iterable[str
         if plots:
             yield _plots(plots, close=table is None)
             if table:
-                lead = f'<h3 class="note">{_text(table.title)}. {_text(table.note)}</h3>'
+                lead = f'<h3>{_text(table.title)}</h3><p class="note">{_text(table.note)}</p>'
                 yield f"{lead}{_table(table)}</section>"
         elif table:
             note = f'<p class="note">{_text(table.note)}</p>' if table.note else ""
@@ -117,15 +117,16 @@ def _plots(plots: Sequence[tuple[str, Named]], close: bool) -> str:
     body = "".join(
         "<figure>"
         + ("" if shared else f'<figcaption class="note">{_text(f.note)}</figcaption>')
-        + f'<div class="plot" id="{i}"></div></figure>'
+        + f'<div class="plot" id="{i}"{_width(f)}></div></figure>'
         for i, f in plots
     )
     one = " one" if len(plots) == 1 else ""
     end = "</section>" if close else ""
-    return (
-        f"<section><h2>{_text(first.title)}</h2>{note}"
-        f'<div class="plots{one}">{body}</div>{end}'
-    )
+    return f'<section><h2>{_text(first.title)}</h2>{note}<div class="plots{one}">{body}</div>{end}'
+
+
+def _width(figure: Named) -> str:
+    return f' style="max-width:{figure.width}px"' if figure.width else ""
 
 
 def _table(table: Table) -> str:
@@ -145,16 +146,14 @@ def _table(table: Table) -> str:
         heads.append('<th scope="col"></th>')
     body = []
     for i, row in enumerate(table.rows):
-        cells = [_cell(c, table.columns[j].numeric) for j, c in enumerate(row.cells)]
+        cells = [_cell(c, table.columns[j].numeric, j == 0) for j, c in enumerate(row.cells)]
         if drawn:
             cells.insert(after, f"<td>{_whisker(row, table.rows)}</td>")
         key = f"{table.key}-{i}"
         unfolds = bool(row.commands or row.details)
         if more:
             label = "traceback" if row.details else "export"
-            button = (
-                f'<button class="more" aria-expanded="false" aria-controls="{key}">{label}</button>'
-            )
+            button = f'<button class="more" aria-expanded="false" aria-controls="{key}">{label}</button>'
             cells.append(f'<td class="num">{button if unfolds else ""}</td>')
         body.append(f'<tr class="hit">{"".join(cells)}</tr>')
         if unfolds:
@@ -169,12 +168,16 @@ def _table(table: Table) -> str:
     )
 
 
-def _cell(cell: Cell, numeric: bool) -> str:
+def _cell(cell: Cell, numeric: bool, head: bool) -> str:
     shown = _text(cell.text) if cell.text else ""
     if numeric:  # figures line up with a true minus
         shown = shown.replace("-", "\u2212")
     title = f' title="{_text(cell.title)}"' if cell.title else ""
-    return f"<td{_class('num' if numeric else 'plain', cell.tone)}{title}>{shown}</td>"
+    word = "word" if len(cell.text) < 16 else ""
+    classes = _class("num" if numeric else "plain", cell.tone, word)
+    if head:
+        return f'<th scope="row"{classes}{title}>{shown}</th>'
+    return f"<td{classes}{title}>{shown}</td>"
 
 
 def _whisker(row: Row, rows: Sequence[Row]) -> str:
@@ -185,7 +188,7 @@ def _whisker(row: Row, rows: Sequence[Row]) -> str:
     low, high = min(i[0] for i in drawn), max(i[2] for i in drawn)
     width = high - low or 1.0
     a, m, b = (4 + 136 * (v - low) / width for v in row.interval)
-    rival = next((r.interval for r in rows if r.interval and _is_rival(r)), None)
+    rival = next((r.interval for r in rows if r.interval and r.rival), None)
     line = ""
     if rival is not None:
         x = 4 + 136 * (rival[1] - low) / width
@@ -196,10 +199,6 @@ def _whisker(row: Row, rows: Sequence[Row]) -> str:
         f'<line class="bar" x1="{a:.1f}" x2="{b:.1f}" y1="10" y2="10"/>'
         f'<circle class="dot" cx="{m:.1f}" cy="10" r="3.5"/></svg>'
     )
-
-
-def _is_rival(row: Row) -> bool:
-    return any(c.text == "the one to beat" for c in row.cells[1:])
 
 
 def _footer(run: Run) -> str:

@@ -57,6 +57,7 @@ class Row:
         commands: Shell lines that export and verify it.
         interval: (low, mean, high) to draw, or None.
         details: Long text that belongs to the row (a traceback).
+        rival: Whether this is the row that the others are compared with.
     """
 
     cells: tuple[Cell, ...]
@@ -64,6 +65,7 @@ class Row:
     commands: tuple[str, ...] = ()
     interval: tuple[float, float, float] | None = None
     details: str = ""
+    rival: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,22 +117,24 @@ def scores_table(run: Run, answer: Verdict) -> Table:
     against = (Column("vs", called(rival), True), Column("")) if rival else ()
     columns = (
         Column(""),
-        *(_objective_column(o) for o in shown),
         Column("mean", "normalised", True),
         Column("95% CI", "", True),
         *against,
+        *(_objective_column(o) for o in shown),
     )
     body = []
     for trial in rows:
         score = normalised_mean(trial, scale)
         cells = [
-            Cell(called(trial), "muted" if is_reference(trial) else "strong", summary(trial.recipe)),
-            *(_raw_cell(o, trial) for o in shown),
+            Cell(
+                called(trial), "muted" if is_reference(trial) else "strong", summary(trial.recipe)
+            ),
             Cell(number(score.mean), "strong"),
             Cell(span(score.low, score.high), "muted"),
         ]
         if rival is not None:
             cells += _against(trial, rival, run, split)
+        cells += [_raw_cell(o, trial) for o in shown]
         interval = (score.low, score.mean, score.high)
         body.append(
             Row(
@@ -138,6 +142,7 @@ def scores_table(run: Run, answer: Verdict) -> Table:
                 f"trial={trial.number}",
                 commands(run, trial),
                 interval if _finite(interval) else None,
+                rival=trial is rival,
             )
         )
     return Table("scores", _scores_title(split), _scores_note(run, split), columns, tuple(body))
@@ -153,8 +158,8 @@ def search_table(run: Run) -> Table:
     ]
     columns = (
         Column(""),
-        *(_objective_column(o) for o in run.searched),
         Column("mean", "normalised", True),
+        *(_objective_column(o) for o in run.searched),
         Column("recipe", "mean over the layer groups"),
     )
     best = ranked(trials, scale)
@@ -170,8 +175,8 @@ def front_table(run: Run) -> Table:
     scale = scale_of(run, "search")
     columns = (
         Column(""),
-        *(_objective_column(o) for o in run.searched),
         Column("mean", "normalised", True),
+        *(_objective_column(o) for o in run.searched),
         Column("recipe", "mean over the layer groups"),
     )
     members = front(run) if len(run.searched) > 1 else []
@@ -212,7 +217,8 @@ def comparison_table(run: Run) -> Table:
                 )
             )
         )
-    return Table("comparison", "Compared with", "", columns, tuple(body))
+    note = "Best mean normalised score of each run, and its difference from this one."
+    return Table("comparison", "Beside other runs", note, columns, tuple(body))
 
 
 def time_table(run: Run) -> Table:
@@ -233,8 +239,13 @@ def time_table(run: Run) -> Table:
         times = [t.scores.seconds for t in trials if t.scores]
         sums = [sum(_float(s.get(p, 0.0)) for s in times) for p in phases]
         means = [Cell(duration(s / len(trials))) for s in sums]
-        name = f"{kind} trials" if kind != "final" else "finalists"
-        cells = (Cell(f"{name}, {split}"), Cell(str(len(trials))), *means, Cell(duration(sum(sums))))
+        name = f"{kind} trials" if kind != "final" else "scored again"
+        cells = (
+            Cell(f"{name}, {split}"),
+            Cell(str(len(trials))),
+            *means,
+            Cell(duration(sum(sums))),
+        )
         body.append(Row(cells))
     note = "Time of the workers, added up; the clock on the wall ran less where several worked."
     return Table("time", "Time spent", note, columns, tuple(body))
@@ -354,7 +365,9 @@ def show(run: Run, console: Console | None = None) -> None:
         for line in commands(run, best):
             console.print(Text("  " + printable(line)), soft_wrap=True)
         if any(row.pick for t in made for row in t.rows[1:]):
-            console.print(Text("  For any other row the same, with trial=N and its number (#).", style="dim"))
+            console.print(
+                Text("  For any other row the same, with trial=N and its number (#).", style="dim")
+            )
 
 
 def _show_table(table: Table, console: Console) -> None:
@@ -392,8 +405,8 @@ def _show_table(table: Table, console: Console) -> None:
 def _search_row(run: Run, trial: Trial, mean: float) -> Row:
     cells = (
         Cell(called(trial), "muted" if is_reference(trial) else "strong"),
-        *(_raw_cell(o, trial) for o in run.searched),
         Cell(number(mean), "strong"),
+        *(_raw_cell(o, trial) for o in run.searched),
         Cell(summary(trial.recipe), "muted"),
     )
     return Row(cells, f"trial={trial.number}", commands(run, trial))
@@ -401,8 +414,8 @@ def _search_row(run: Run, trial: Trial, mean: float) -> Row:
 
 def _against(trial: Trial, rival: Trial, run: Run, split: Split) -> list[Cell]:
     """The paired difference from the best single model, in figures and in a word."""
-    if trial.number == rival.number:
-        return [Cell(""), Cell("the one to beat", "muted")]
+    if trial is rival:
+        return [Cell(""), Cell("to beat", "muted")]
     d = paired_mean(trial, rival, scale_of(run, split))
     word = "better" if d.better else "worse" if d.worse else "cannot tell"
     tone: Tone = "good" if d.better else "bad" if d.worse else "muted"
@@ -430,7 +443,9 @@ def _scores_note(run: Run, split: Split) -> str:
         note += f" Reported beside, not searched: {', '.join(beside)}."
     visible = smallest_visible(run, split=split)
     if math.isfinite(visible):
-        note += f" Differences in the mean below about {number(visible)} cannot be told from noise."
+        note += (
+            f" Differences in the mean below about {number(visible)} cannot be told from noise."
+        )
     return note
 
 

@@ -1,0 +1,51 @@
+"""The command line: ``evomerge search | report | export | merge | zoo | list | import``.
+
+* :mod:`~evomerge.cli.build`: configuration -> the objects of a study.
+* :mod:`~evomerge.cli.search`: ``evomerge search``, on Hydra.
+* :mod:`~evomerge.cli.commands`: everything else, on argparse.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from evomerge.errors import EvomergeError
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Every error that evomerge raises on purpose, and Hydra's complaints about a configuration,
+    become one line on stderr and exit code 2; this happens here and not inside a job, so that one
+    bad job does not end the others of a sweep.
+
+    Returns:
+        The exit code: 0, 2 for a user's mistake, 130 after Ctrl-C.
+    """
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let errors reach this function
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    from evomerge.cli import commands
+
+    try:
+        return commands.run(arguments)
+    except EvomergeError as e:
+        print(f"evomerge: {e}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("evomerge: interrupted; the same command continues.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 141
+    except Exception as e:
+        line = commands.hydra_mistake(e)
+        if line is None:
+            raise
+        print(f"evomerge: {line}", file=sys.stderr)
+        return 2

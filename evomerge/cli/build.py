@@ -1,0 +1,234 @@
+"""Configuration -> the objects of a study, every mistake reported before anything expensive."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import importlib
+import importlib.metadata
+import inspect
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evomerge.errors import ConfigError, unknown_name
+from evomerge.run import Run
+from evomerge.trial import SPLITS, Objective, Trial
+
+if TYPE_CHECKING:
+    from evomerge.evaluators.base import Evaluator
+    from evomerge.experts import ExpertPool
+    from evomerge.optimizers.base import Optimizer
+    from evomerge.recipe import Recipe, Vector
+    from evomerge.space import SearchSpace
+
+Config = dict[str, Any]
+
+# Settings that change what a search costs or shows, never what it finds.
+NOT_SHAPING = (
+    "n_trials", "n_finalists", "executor", "device", "runs", "run_name", "run_dir", "hydra",
+)  # fmt: skip
+_RUNTIME = {"dim", "seed", "objectives", "start", "spec"}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Plan:
+    """What a search is made of, built and checked."""
+
+    config: Config
+    pool: ExpertPool
+    space: SearchSpace
+    evaluator: Evaluator
+    optimizer: Optimizer
+    references: list[tuple[str, Recipe, Vector | None]]
+    meta: dict[str, Any]
+
+    @property
+    def axes(self) -> list[tuple[str, float, float]]:
+        """(name, low, high) of every searched axis."""
+        return [(a.name, a.low, a.high) for a in self.space.axes]
+
+    def view(self, folder: Path, trials: Sequence[Trial]) -> Run:
+        """The run as it stands in memory."""
+        return Run(folder, self.evaluator.objectives, tuple(trials), (), self.meta)
+
+
+def build_plan(config: Config) -> Plan:
+    """Builds everything but the workers and the store.
+
+    Args:
+        config: The resolved configuration.
+
+    Raises:
+        EvomergeError: Whatever is wrong with it.
+    """
+    from evomerge.experts import ExpertPool
+    from evomerge.space import SearchSpace
+    from evomerge.study import reference_recipes
+
+    objectives = parse_objectives(config.get("objective") or {})
+    searched = tuple(o for o in objectives if o.search)
+    spec = space_spec(config)
+    models = config.get("models") or {}
+    component_class("optimizer", config["optimizer"])  # a typo there should not cost a hash
+    component_class("executor", config["executor"])
+    pool = ExpertPool.open(models.get("base"), models.get("experts") or {})
+    space = SearchSpace(spec, pool)
+    seed = config["seed"]
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise ConfigError(f"seed: expected an integer >= 0, got {seed!r}.")
+    optimizer: Optimizer = build_component(
+        "optimizer",
+        config["optimizer"],
+        dim=space.dim,
+        seed=seed,
+        objectives=searched,
+        start=space.start,
+    )
+    evaluator: Evaluator = build_component("evaluator", config["evaluator"], objectives=objectives)
+    meta = _meta(config, pool, space, evaluator, pareto=bool(getattr(optimizer, "pareto", False)))
+    return Plan(config, pool, space, evaluator, optimizer, reference_recipes(space, pool), meta)
+
+
+def parse_objectives(data: Mapping[str, Any]) -> tuple[Objective, ...]:
+    """The ``objective`` section: name to {task, metric, filter, direction, weight, search}.
+
+    Raises:
+        ConfigError: None searched, or a value that makes no sense.
+        UnknownNameError: An unknown key.
+    """
+    keys = [f.name for f in dataclasses.fields(Objective) if f.name != "name"]
+    found = []
+    for name, entry in data.items():
+        if not isinstance(entry, Mapping) or "task" not in entry or "metric" not in entry:
+            raise ConfigError(
+                f"objective.{name}: expected {{task: NAME, metric: NAME, ...}}, got {entry!r}."
+            )
+        for key in entry:
+            if key not in keys:
+                raise unknown_name(f"key of objective.{name}", str(key), keys)
+        found.append(Objective(name=str(name), **entry))
+    if not any(o.search for o in found):
+        raise ConfigError(
+            "no objective to search for; expected at least one entry below 'objective:', for "
+            "example 'math: {task: gsm8k, metric: exact_match, filter: strict-match}'."
+        )
+    if not any(o.weight > 0 for o in found if o.search):
+        raise ConfigError("every searched objective has weight 0; give at least one a weight > 0.")
+    return tuple(found)
+
+
+def space_spec(config: Config) -> Config:
+    """The search space with ``space.*`` laid on top.
+
+    Raises:
+        UnknownNameError: No such space or file.
+        ConfigError: Not a mapping.
+    """
+    from evomerge.space import load_space
+
+    chosen = config.get("search_space")
+    if isinstance(chosen, Mapping):
+        spec = dict(chosen)
+    elif isinstance(chosen, str):
+        spec = load_space(chosen)
+    else:
+        raise ConfigError(
+            f"search_space: expected a name, a YAML file or a mapping, got {chosen!r}."
+        )
+    return _overlay(spec, config.get("space") or {})
+
+
+def _overlay(below: Mapping[str, Any], above: Mapping[str, Any]) -> Config:
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        both = isinstance(old, Mapping) and isinstance(value, Mapping)
+        merged[key] = _overlay(old, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def component_class(kind: str, config: Mapping[str, Any]) -> Any:
+    """The class that ``_target_`` names, its settings checked by name.
+
+    Raises:
+        ConfigError: No ``_target_``, or one that cannot be imported.
+        UnknownNameError: A setting that the class does not have.
+    """
+    target = (config or {}).get("_target_")
+    if not isinstance(target, str):
+        raise ConfigError(
+            f"{kind}: expected a group option such as {kind}=NAME, or a mapping with _target_, "
+            f"got {config!r}."
+        )
+    module, _, name = target.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as e:
+        raise ConfigError(f"{kind}._target_: {target!r} cannot be imported: {e}.") from e
+    accepted = [n for n in inspect.signature(found).parameters if n not in _RUNTIME]
+    for key in config:
+        if key != "_target_" and key not in accepted:
+            raise unknown_name(f"setting of {kind} {name}", str(key), accepted)
+    return found
+
+
+def build_component(kind: str, config: Mapping[str, Any], **runtime: Any) -> Any:
+    """Builds what a group option describes, with the arguments that only the driver knows.
+
+    Raises:
+        EvomergeError: An unknown or invalid setting.
+    """
+    settings = {k: v for k, v in config.items() if k != "_target_"}
+    try:
+        return component_class(kind, config)(**runtime, **settings)
+    except TypeError as e:
+        raise ConfigError(f"{kind}: {e}. Settings given: {settings}.") from e
+
+
+def _meta(
+    config: Config, pool: ExpertPool, space: SearchSpace, evaluator: Evaluator, *, pareto: bool
+) -> dict[str, Any]:
+    optimizer = dict(config["optimizer"])
+    models = [*([pool.base.ref] if pool.base else []), *pool.refs]
+    return {
+        "pareto": pareto,
+        "optimizer": optimizer["_target_"].rsplit(".", 2)[-2],
+        "seed": config["seed"],
+        "n_trials": config["n_trials"],
+        "space": {
+            "name": str(config["search_space"])
+            if isinstance(config["search_space"], str)
+            else "own",
+            "method": space.method,
+            "dim": space.dim,
+            "names": list(space.names),
+            "groups": [g.group.name for g in space.groups],
+        },
+        "models": {
+            "name": config["models"].get("name", "own"),
+            "base": dataclasses.asdict(pool.base.ref) if pool.base else None,
+            "experts": [dataclasses.asdict(r) for r in pool.refs],
+            "n_parameters": pool.n_parameters,
+        },
+        "documents": {s: dict(evaluator.documents(s)) for s in SPLITS},
+        "config": config,
+        "fingerprint": {
+            "models": {m.name: m.content for m in models},
+            "space": space.spec,
+            "optimizer": optimizer,
+            "evaluator": dict(evaluator.fingerprint()),
+            "objectives": [dataclasses.asdict(o) for o in evaluator.objectives],
+            "seed": config["seed"],
+            "dtype": config["dtype"],
+        },
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "versions": {
+            "python": platform.python_version(),
+            **{
+                name: importlib.metadata.version(name)
+                for name in ("evomerge", "torch", "transformers", "lm_eval", "optuna")
+            },
+        },
+    }

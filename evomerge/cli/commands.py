@@ -1,0 +1,313 @@
+"""Every subcommand; ``search`` hands its arguments to Hydra, the rest are argparse."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from evomerge import __version__
+from evomerge.errors import ConfigError, unknown_name
+
+COMMANDS = {
+    "search": "search the coefficients of a merge",
+    "report": "show a run: text, HTML, JSON, PNG",
+    "export": "write a trial of a run as a checkpoint",
+    "merge": "write a recipe (or a mergekit YAML) as a checkpoint",
+    "import": "turn a mergekit-evolve YAML into a search of ours",
+    "zoo": "build the embedded default models and tasks",
+    "list": "list methods, optimizers, spaces or tasks",
+}
+LISTS = ("methods", "optimizers", "spaces", "tasks")
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs one command.
+
+    Raises:
+        EvomergeError: Whatever is wrong; :func:`evomerge.cli.main` prints it.
+    """
+    first = arguments[0] if arguments else "--help"
+    rest = list(arguments[1:])
+    if first in {"-sc", "--shell-completion"}:
+        return _complete(list(arguments))
+    if first in {"-h", "--help", "help"}:
+        print(_usage())
+        return 0
+    if first == "--version":
+        print(f"evomerge {__version__}")
+        return 0
+    if first not in COMMANDS:
+        raise unknown_name("command", first, COMMANDS, "See `evomerge --help`.")
+    if first == "search":
+        return _search(rest)
+    handler = {
+        "report": _report,
+        "export": _export,
+        "merge": _merge,
+        "import": _import,
+        "zoo": _zoo,
+        "list": _list,
+    }[first]
+    return handler(rest)
+
+
+def _usage() -> str:
+    lines = ["usage: evomerge COMMAND ...", ""]
+    lines += [f"  {name:<8} {text}" for name, text in COMMANDS.items()]
+    lines += [
+        "",
+        "`evomerge COMMAND --help` tells more. The shortest start is `evomerge search`, which",
+        "searches a merge of small models that evomerge builds itself.",
+        'Tab completion: eval "$(evomerge -sc install=bash)"',
+    ]
+    return "\n".join(lines)
+
+
+def hydra_mistake(error: Exception) -> str | None:
+    """One line for an error of Hydra or OmegaConf that a user made; None for anything else."""
+    try:
+        from hydra.errors import HydraException
+        from omegaconf.errors import OmegaConfBaseException
+    except ImportError:
+        return None
+    if not isinstance(error, (HydraException, OmegaConfBaseException)):
+        return None
+    from evomerge.resources import resource_folder
+
+    text = str(error).strip()
+    asked = text.splitlines()[0] if text else type(error).__name__
+    words = asked.replace("'", " ").replace('"', " ").split()
+    for group in sorted(p.name for p in resource_folder("conf").iterdir() if p.is_dir()):
+        wanted = next(
+            (w.removeprefix(f"{group}/") for w in words if w.startswith(f"{group}/")), ""
+        )
+        if wanted:
+            known = [p.stem for p in (resource_folder("conf") / group).glob("*.yaml")]
+            return str(unknown_name(f"{group} option", wanted.rstrip("."), known))
+    detail = " ".join(line.strip() for line in text.splitlines()[1:3])
+    return f"{asked} {detail}".strip()
+
+
+def _search(rest: list[str]) -> int:
+    from evomerge.cli.search import run_hydra
+
+    dry = _take_flag(rest, "--dry-run")
+    quiet = _take_flag(rest, "--quiet")
+    extend = None
+    if "--extend" in rest:
+        at = rest.index("--extend")
+        try:
+            extend = int(rest[at + 1])
+        except (IndexError, ValueError):
+            raise ConfigError(
+                "--extend: expected a number of trials, as in --extend 20."
+            ) from None
+        if extend < 1:
+            raise ConfigError(f"--extend: expected at least 1, got {extend}.")
+        del rest[at : at + 2]
+    run_hydra(rest, dry=dry, extend=extend, quiet=quiet)
+    return 0
+
+
+def _take_flag(rest: list[str], flag: str) -> bool:
+    if flag in rest:
+        rest.remove(flag)
+        return True
+    return False
+
+
+def _complete(arguments: list[str]) -> int:
+    """Tab completion: our commands for the first word, Hydra's for those of ``search``."""
+    line = os.environ.get("COMP_LINE", "")
+    query = any(a.startswith("query=") for a in arguments)
+    if query:
+        words = line.split()
+        if len(words) < 2 or (len(words) == 2 and not line.endswith(" ")):
+            print(" ".join(COMMANDS))
+            return 0
+        if words[1] != "search":
+            if words[1] == "list":
+                print(" ".join(LISTS))
+            return 0
+        os.environ["COMP_LINE"] = line.replace(" search", "", 1)
+    from evomerge.cli.search import run_hydra
+
+    sys.argv[0] = "evomerge"
+    run_hydra(arguments)
+    return 0
+
+
+def _parser(name: str, **kwargs: Any) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(f"evomerge {name}", description=COMMANDS[name], **kwargs)
+
+
+def _report(rest: list[str]) -> int:
+    parser = _parser("report")
+    parser.add_argument("runs", nargs="+", metavar="RUN", type=Path, help="run folders")
+    parser.add_argument("--html", type=Path, help="write one self-contained page (one run only)")
+    parser.add_argument("--json", type=Path, help="write the same facts as JSON ('-': stdout)")
+    parser.add_argument("--png", type=Path, help="write the front as a picture (one run only)")
+    parser.add_argument(
+        "--against", type=Path, metavar="RUN", help="also compare with another run"
+    )
+    options = parser.parse_args(rest)
+    from evomerge.report.against import against
+    from evomerge.report.data import to_json, write_json
+    from evomerge.report.figures import write_png
+    from evomerge.report.page import write_html
+    from evomerge.report.tables import show
+    from evomerge.store import open_run
+
+    if len(options.runs) > 1 and (options.html or options.png or options.json):
+        raise ConfigError("--html, --json and --png take one run; give one run folder.")
+    for folder in options.runs:
+        found = open_run(folder)
+        if options.against:
+            found = against(found, open_run(options.against))
+        if options.json == Path("-"):
+            import json
+
+            print(json.dumps(to_json(found), allow_nan=False))
+            continue
+        show(found)
+        for path, write in (
+            (options.html, write_html),
+            (options.png, write_png),
+            (options.json, write_json),
+        ):
+            if path:
+                write(found, path)
+                print(f"wrote {path}")
+    return 0
+
+
+def _export(rest: list[str]) -> int:
+    parser = _parser("export")
+    parser.add_argument("run", metavar="RUN", type=Path, help="run folder, finished or live")
+    parser.add_argument(
+        "--pick", default="best", help="best, knee, trial=N or weights=task:w,task:w"
+    )
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR")
+    _add_write_options(parser)
+    options = parser.parse_args(rest)
+    from evomerge.cli.export import export_trial
+
+    for line in export_trial(options.run, options.pick, options.out, _write_options(options)):
+        print(line)
+    return 0
+
+
+def _merge(rest: list[str]) -> int:
+    parser = _parser("merge")
+    parser.add_argument("recipe", type=Path, metavar="RECIPE.yaml")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR")
+    _add_write_options(parser)
+    options = parser.parse_args(rest)
+    from evomerge.cli.export import merge_file
+
+    for line in merge_file(options.recipe, options.out, _write_options(options)):
+        print(line)
+    return 0
+
+
+def _add_write_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dtype", default="auto", help="auto (as the base), float32, bfloat16 or float16"
+    )
+    parser.add_argument("--max-shard-size", default="5GB", help="of one safetensors file")
+    parser.add_argument("--overwrite", action="store_true", help="replace what is in DIR")
+
+
+def _write_options(options: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "dtype": options.dtype,
+        "max_shard_size": options.max_shard_size,
+        "overwrite": options.overwrite,
+    }
+
+
+def _import(rest: list[str]) -> int:
+    parser = _parser("import")
+    parser.add_argument("file", type=Path, help="a mergekit-evolve configuration")
+    parser.add_argument("--out", type=Path, help="where to write ours; stdout otherwise")
+    options = parser.parse_args(rest)
+    import yaml
+
+    from evomerge.mergekit import import_evolve
+
+    config = import_evolve(_read(options.file))
+    notes = config.pop("notes", [])
+    objectives = config.pop("objectives", [])
+    config["objective"] = {o.pop("name"): o for o in map(dict, objectives)}
+    text = "".join(f"# {note}\n" for note in notes)
+    text += yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+    if options.out:
+        options.out.write_text(text)
+        print(
+            f"wrote {options.out}; search it with: evomerge search {shlex.quote(str(options.out))}"
+        )
+    else:
+        print(text, end="")
+    return 0
+
+
+def _zoo(rest: list[str]) -> int:
+    parser = _parser("zoo")
+    parser.add_argument("--out", type=Path, help="folder; by default the cache folder")
+    parser.add_argument("--size", default="small", help="tiny, small (default) or medium")
+    options = parser.parse_args(rest)
+    from evomerge.zoo import build_zoo
+
+    print(build_zoo(out=options.out, size=options.size))
+    return 0
+
+
+def _list(rest: list[str]) -> int:
+    parser = _parser("list")
+    parser.add_argument("what", help=", ".join(LISTS))
+    parser.add_argument("--include-path", help="folder of your own task YAMLs (for tasks)")
+    options = parser.parse_args(rest)
+    if options.what not in LISTS:
+        raise unknown_name("list", options.what, LISTS)
+    for name, text in _entries(options.what, options.include_path):
+        print(f"{name:<24} {text}".rstrip())
+    return 0
+
+
+def _entries(what: str, include_path: str | None) -> list[tuple[str, str]]:
+    if what == "methods":
+        from evomerge.methods import METHODS
+
+        return [
+            (m.name, "; ".join(f"{n}: {p.doc}" for n, p in m.parameters.items()))
+            for m in METHODS.values()
+        ]
+    if what == "spaces":
+        from evomerge.space import known_spaces, load_space
+
+        return [
+            (name, " ".join(str(load_space(str(path)).get("description", "")).split()))
+            for name, path in sorted(known_spaces().items())
+        ]
+    if what == "optimizers":
+        from evomerge.resources import resource_folder
+
+        return [
+            (path.stem, path.read_text().splitlines()[0].lstrip("# "))
+            for path in sorted((resource_folder("conf") / "optimizer").glob("*.yaml"))
+        ]
+    from evomerge.evaluators.tasks import list_tasks
+
+    return [(name, "") for name in list_tasks(include_path)]
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError as e:
+        raise ConfigError(f"{path} cannot be read: {e.strerror}.") from e

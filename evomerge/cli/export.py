@@ -1,0 +1,116 @@
+"""Export and merge: a trial or a recipe file -> a checkpoint."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from evomerge.card import ModelCard, Result
+from evomerge.choose import pick
+from evomerge.errors import ConfigError
+from evomerge.recipe import Recipe
+from evomerge.run import Run
+from evomerge.store import open_run
+from evomerge.trial import Split, Trial
+
+
+def export_trial(folder: Path, spec: str, out: Path, options: dict[str, Any]) -> list[str]:
+    """Exports one trial of a run, finished or live.
+
+    Returns:
+        Lines for the user: what was picked, where it is, how to verify it.
+
+    Raises:
+        EvomergeError: No such run or trial, or it cannot be written.
+    """
+    from evomerge.export import export, pool_of
+
+    run = open_run(folder)
+    trial = pick(run, spec)
+    pool = pool_of(trial.recipe)
+    export(trial.recipe, out, pool=pool, card=_card(run, trial), **options)
+    lines = [f"exported {trial.name} of {folder} to {out}"]
+    split, _ = _scored(run, trial)
+    command = (run.meta.get("stock") or {}).get(split)
+    if command:
+        lines.append(f"verify its scores on the {split} documents with:")
+        lines.append("  " + command.replace("{model}", str(out)))
+    return lines
+
+
+def merge_file(path: Path, out: Path, options: dict[str, Any]) -> list[str]:
+    """Materialises a recipe file, ours or a single-stage mergekit YAML.
+
+    Returns:
+        Lines for the user: notes, and where it is.
+
+    Raises:
+        EvomergeError: Not a recipe, or it cannot be written.
+    """
+    import yaml
+
+    from evomerge.export import export, pool_of
+    from evomerge.mergekit import from_mergekit
+
+    try:
+        text = path.read_text()
+    except OSError as e:
+        raise ConfigError(f"{path} cannot be read: {e.strerror}.") from e
+    notes: tuple[str, ...] = ()
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError:
+        data = None  # from_mergekit says what is wrong, several documents included
+    if isinstance(data, dict) and "format" in data:
+        recipe = Recipe.from_dict(data)
+    else:
+        imported = from_mergekit(text)
+        recipe, notes = imported.recipe, imported.notes
+        if options["dtype"] == "auto":
+            options = {**options, "dtype": imported.dtype}
+    export(recipe, out, pool=pool_of(recipe), **options)
+    return [*(f"note: {n}" for n in notes), f"merged {path} into {shlex.quote(str(out))}"]
+
+
+def _card(run: Run, trial: Trial) -> ModelCard:
+    """Results of the trial on the split that was looked at last, beside the reference points."""
+    split, scored = _scored(run, trial)
+    documents = (run.meta.get("documents") or {}).get(split, {})
+    results = []
+    for o in run.objectives:
+        if scored.scores is None or o.name not in scored.scores.values:
+            continue
+        results.append(
+            Result(
+                task=o.task,
+                metric=o.metric,
+                value=o.sign * scored.scores.values[o.name],
+                stderr=scored.scores.stderr.get(o.name),
+                n=documents.get(o.name),
+                split=split,
+                higher_is_better=o.direction == "maximize",
+                others={
+                    t.label: o.sign * t.scores.values[o.name]
+                    for t in run.complete(split)
+                    if t.label and t.scores is not None and o.name in t.scores.values
+                },
+            )
+        )
+    stock = (run.meta.get("stock") or {}).get(split)
+    return ModelCard(
+        text=f"Found by evomerge: {trial.name} of a {run.meta.get('optimizer')} search over "
+        f"{(run.meta.get('space') or {}).get('dim')} coefficients.",
+        results=tuple(results),
+        commands=(stock,) if stock else (),
+    )
+
+
+def _scored(run: Run, trial: Trial) -> tuple[Split, Trial]:
+    """The trial as it was scored on test, else on select, else during the search."""
+    splits: tuple[Split, ...] = ("test", "select")
+    for split in splits:
+        for t in run.complete(split):
+            if t.number == trial.number:
+                return split, t
+    return "search", trial

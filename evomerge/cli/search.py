@@ -1,0 +1,251 @@
+"""``evomerge search``: Hydra composes the configuration, a study runs it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from evomerge.cli.build import NOT_SHAPING, Plan, build_component, build_plan
+from evomerge.errors import ConfigError, unknown_name
+from evomerge.resources import resource_folder
+
+if TYPE_CHECKING:
+    from evomerge.report.live import LiveView
+    from evomerge.run import Run
+    from evomerge.store import TrialStore
+    from evomerge.study import Study
+
+_USER_FILE = "evomerge_user_file"
+GROUPS = ("models", "optimizer", "evaluator", "executor", "objective")
+
+
+def run_hydra(
+    arguments: Sequence[str], *, dry: bool = False, extend: int | None = None, quiet: bool = False
+) -> list[Path]:
+    """Composes the configuration and runs one study, or one for every job of a sweep.
+
+    Args:
+        arguments: Hydra's arguments; a first one ending in ``.yaml`` is the user's file.
+        dry: Score two reference points, say what the search will take, and stop.
+        extend: This many more trials than the run has.
+        quiet: No live view and no report on the terminal.
+
+    Returns:
+        The run folders of the studies that ran in this process.
+    """
+    import hydra
+
+    rest = list(arguments)
+    name = "config"
+    if rest and rest[0].endswith((".yaml", ".yml")):
+        name = _register(Path(rest.pop(0)))
+    register_resolvers()
+    folders: list[Path] = []
+
+    def job(config: DictConfig) -> str:
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        folders.append(run_one(config, folder, dry=dry, extend=extend, quiet=quiet))
+        return str(folder)
+
+    argv = sys.argv
+    sys.argv = ["evomerge search", *rest]
+    try:
+        conf = str(resource_folder("conf"))
+        hydra.main(version_base="1.3", config_path=conf, config_name=name)(job)()
+    finally:
+        sys.argv = argv
+    return folders
+
+
+def register_resolvers() -> None:
+    """Registers ``${zoo:SIZE}``, ``${config_hash:}`` and ``${run_folder:}``."""
+    OmegaConf.register_new_resolver("zoo", _zoo, replace=True)
+    OmegaConf.register_new_resolver("config_hash", _config_hash, replace=True)
+    OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)
+
+
+def _zoo(size: str) -> str:
+    from evomerge.zoo import build_zoo
+
+    return str(build_zoo(size=size))
+
+
+def _config_hash(*, _root_: DictConfig) -> str:
+    """Eight digits that differ whenever the search does; a larger budget keeps them."""
+    shaping = {k: _root_._get_node(k) for k in _root_ if k not in NOT_SHAPING}
+    plain = {
+        k: OmegaConf.to_container(v, resolve=False) if OmegaConf.is_config(v) else str(v)
+        for k, v in shaping.items()
+    }
+    text = json.dumps(plain, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _run_folder(*, _root_: DictConfig) -> str:
+    return str(_root_.run_dir or f"{_root_.runs}/{_root_.run_name}")
+
+
+def _register(path: Path) -> str:
+    """Makes a user's YAML file a Hydra configuration on top of evomerge's defaults.
+
+    A group's key may hold the name of an option (``optimizer: nsga2``) or settings that are laid
+    over the default option.
+    """
+    try:
+        data = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file.") from None
+    except yaml.YAMLError as e:
+        raise ConfigError(f"{path} is not valid YAML: {e}") from e
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path} holds no mapping; expected models, objective, ...")
+    defaults: list[Any] = data.pop("defaults", ["own"])
+    chosen = [g for g in GROUPS if isinstance(data.get(g), str)]
+    defaults.extend({f"override {group}": data.pop(group)} for group in chosen)
+    known = set(yaml.safe_load((resource_folder("conf") / "own.yaml").read_text())) | {*GROUPS}
+    for key in data:
+        if key not in known:
+            raise unknown_name(f"key in {path}", str(key), known - {"defaults"})
+    data.setdefault("models", {}).setdefault("name", path.stem)
+    if "_self_" not in defaults:
+        defaults.append("_self_")
+    ConfigStore.instance().store(name=_USER_FILE, node={"defaults": defaults, **data})
+    return _USER_FILE
+
+
+def run_one(
+    config: DictConfig, folder: Path, *, dry: bool, extend: int | None, quiet: bool
+) -> Path:
+    """Runs one study in one folder.
+
+    Raises:
+        EvomergeError: Whatever stops it.
+    """
+    from evomerge.report.live import LiveView
+    from evomerge.store import TrialStore, open_run
+    from evomerge.study import Study
+
+    view = LiveView(quiet=quiet)
+    view.say(f"run folder {folder}")
+    try:
+        plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    except OmegaConfBaseException as e:
+        raise ConfigError(f"the configuration cannot be resolved: {e}") from e
+    plan = build_plan(plain)
+    view.checked(plan.meta)
+    store = TrialStore(folder, plan.evaluator.objectives, plan.meta, plan.axes)
+    try:
+        _write_config(folder, plan, store)
+        n_trials = plain["n_trials"]
+        if extend is not None:
+            have = sum(t.kind == "search" and t.split == "search" for t in store.load())
+            n_trials = have + extend
+            store.update_meta(n_trials=n_trials)
+        executor = build_component("executor", plain["executor"], spec=_worker_spec(plan))
+        try:
+            study = Study(
+                space=plan.space,
+                optimizer=plan.optimizer,
+                executor=executor,
+                store=store,
+                references=plan.references,
+                n_trials=n_trials,
+                n_finalists=plain["n_finalists"],
+                view=lambda trials: plan.view(folder, trials),
+                observer=view,
+            )
+            view.begin(
+                plan.evaluator.objectives,
+                executor.capacity,
+                n_trials,
+                plan.pool.n_parameters,
+                len(plan.pool.experts) + (plan.pool.base is not None),
+            )
+            with _interruptible(study, view):
+                finished = study.run(dry=dry)
+        finally:
+            view.end()
+            executor.close()
+    finally:
+        store.close()
+    if not dry:
+        _report(open_run(folder), view, finished=finished)
+    return folder
+
+
+def _worker_spec(plan: Plan) -> Any:
+    from evomerge.executors.worker import WorkerSpec
+
+    return WorkerSpec(
+        pool=plan.pool,
+        evaluator=plan.evaluator,
+        device=plan.config["device"],
+        dtype=plan.config["dtype"],
+        trust_remote_code=plan.config["trust_remote_code"],
+    )
+
+
+def _write_config(folder: Path, plan: Plan, store: TrialStore) -> None:
+    """Writes config.yaml and what the stock lm_eval commands need, once the folder is ours."""
+    text = yaml.safe_dump(plan.config, sort_keys=False, allow_unicode=True)
+    (folder / "config.yaml").write_text(text)
+    write, command = (
+        getattr(plan.evaluator, name, None) for name in ("write_samples", "stock_command")
+    )
+    if write is None or command is None:
+        return
+    stock = {}
+    for split, file in write(folder).items():
+        lines = command("MODEL_FOLDER", split, file)
+        stock[split] = "\n".join(lines).replace("MODEL_FOLDER", "{model}")
+    store.update_meta(stock=stock)
+
+
+@contextlib.contextmanager
+def _interruptible(study: Study, view: LiveView) -> Iterator[None]:
+    """Ctrl-C once finishes what runs; twice stops now. Either way the same command goes on."""
+
+    def handle(*_: Any) -> None:
+        study.stop()
+        view.say(
+            "stopping: trials that run are finished first; press Ctrl-C again to stop now. The "
+            "same command continues this run."
+        )
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    try:
+        old = signal.signal(signal.SIGINT, handle)
+    except ValueError:  # not the main thread: nobody to press Ctrl-C
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, old)
+
+
+def _report(run: Run, view: LiveView, *, finished: bool) -> None:
+    """Writes report.html and front.png into the run folder and prints the tables."""
+    from evomerge.report.figures import write_png
+    from evomerge.report.page import write_html
+    from evomerge.report.tables import show
+
+    if not view.quiet:
+        show(run)
+    write_html(run, run.path / "report.html")
+    write_png(run, run.path / "front.png")
+    view.say(f"report: {run.path / 'report.html'} and {run.path / 'front.png'}")
+    if not finished:
+        view.say("stopped early; the same command continues this run")

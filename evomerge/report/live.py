@@ -1,0 +1,235 @@
+"""The live view of a search: a rich display on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from evomerge.compare import normalised_mean, smallest_visible
+from evomerge.report.data import printable
+from evomerge.report.tables import duration
+from evomerge.scale import Scale
+from evomerge.trial import Objective, Trial, TrialState
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_EVERY = 5.0  # seconds between plain lines
+
+
+class LiveView:
+    """Prints what a study does; an :class:`~evomerge.study.Observer`.
+
+    Args:
+        quiet: Print nothing at all.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        from rich.console import Console
+
+        self.console = Console(stderr=True, quiet=quiet, highlight=False)
+        self.quiet = quiet
+        self._began = time.monotonic()
+        self._display: Any = None
+        self._phase, self._total = "starting", 0
+        self._capacity, self._n_trials = 1, 0
+        self._scale: Scale | None = None
+        self._told: list[Trial] = []
+        self._running: dict[tuple[int, str], Trial] = {}
+        self._fresh: list[float] = []  # when search trials of this sitting were told
+        self._best: tuple[float, Trial] | None = None
+        self._printed = 0.0
+        self._planned = False
+        self._searched: list[Objective] = []
+        self._bytes, self._n_models = 0, 0
+
+    def say(self, text: str) -> None:
+        """Prints one line with the seconds since the start."""
+        from rich.text import Text
+
+        stamp = f"[{time.monotonic() - self._began:5.1f} s] "
+        self.console.print(Text(stamp, style="dim") + Text(printable(text)), soft_wrap=True)
+
+    def checked(self, meta: Mapping[str, Any]) -> None:
+        """Says what was found before the workers start."""
+        models, space = meta["models"], meta["space"]
+        names = ", ".join(e["name"] for e in models["experts"])
+        self.say(
+            f"models: {names}"
+            + (" on a base" if models["base"] else "")
+            + f", {models['n_parameters'] / 1e6:,.1f} M parameters each"
+        )
+        documents = meta["documents"]
+        counts = ", ".join(f"{name} {n}" for name, n in documents["search"].items())
+        self.say(
+            f"search: {space['dim']} dimensions ({space['method']}, {len(space['groups'])} layer "
+            f"groups), {meta['optimizer']}; documents per candidate: {counts}"
+        )
+
+    def begin(
+        self,
+        objectives: Sequence[Objective],
+        capacity: int,
+        n_trials: int,
+        n_parameters: int,
+        n_models: int,
+    ) -> None:
+        """The workers are starting."""
+        self._searched = [o for o in objectives if o.search]
+        self._capacity, self._n_trials = capacity, n_trials
+        self._bytes, self._n_models = 4 * n_parameters, n_models
+        self.say(f"starting {capacity} worker{'s' * (capacity > 1)}")
+
+    def phase(self, phase: str, total: int) -> None:
+        """See :class:`~evomerge.study.Observer`."""
+        self._phase, self._total = phase, total
+        if phase == "search" and self._display is None and self.console.is_terminal:
+            from rich.live import Live
+
+            self._display = Live(
+                console=self.console,
+                get_renderable=self._render,
+                refresh_per_second=4,
+                transient=True,
+            )
+            self._display.start()
+        elif phase == "finals" and total:
+            self.say(f"scoring {total} finalists and reference points on held-out documents")
+
+    def started(self, trial: Trial) -> None:
+        """See :class:`~evomerge.study.Observer`."""
+        self._running[trial.number, trial.split] = trial
+        if trial.attempt:
+            self.say(f"{trial.name} is run again (attempt {trial.attempt + 1})")
+        elif trial.number == 0 and trial.split == "search":
+            self.say("first trial running")
+
+    def told(self, trial: Trial) -> None:
+        """See :class:`~evomerge.study.Observer`."""
+        fresh = self._running.pop((trial.number, trial.split), None) is not None
+        self._told.append(trial)
+        if trial.state is TrialState.FAILED:
+            last = (trial.error or "").strip().splitlines()[-1:] or ["no reason given"]
+            self.say(f"{trial.name} failed: {last[0][:200]}")
+        if trial.split != "search":
+            return
+        if fresh and trial.kind == "search":
+            self._fresh.append(time.monotonic())
+        if trial.kind == "reference":
+            self._scale = None  # another reference may move the scale
+            self._best = None
+        if trial.state is TrialState.COMPLETE and trial.kind == "search":
+            self._consider(trial)
+        done = sum(t.kind == "reference" for t in self._told)
+        if (
+            fresh
+            and trial.kind == "reference"
+            and not any(t.kind == "reference" for t in self._running.values())
+        ):
+            self._say_plan(done)
+        if self._display is None and trial.kind == "search" and fresh:
+            now = time.monotonic()
+            if now - self._printed > _EVERY or self._counts()[0] == self._n_trials:
+                self._printed = now
+                self.say(self._line())
+
+    def _consider(self, trial: Trial) -> None:
+        if self._scale is None:
+            self._scale = Scale.fit(self._searched, self._told)
+        value = self._scale.mean(trial.scores.values) if trial.scores else -math.inf
+        if self._best is None or value > self._best[0]:
+            self._best = (value, trial)
+
+    def _say_plan(self, n_references: int) -> None:
+        """What the search will take and what it can see, once candidates have been timed."""
+        spent = [
+            sum(t.scores.seconds.get(k, 0.0) for k in ("merge", "score"))
+            for t in self._told
+            if t.scores and t.kind == "reference" and t.split == "search"
+        ]
+        if self._planned or not spent:
+            return
+        self._planned = True
+        seconds = statistics.median(spent)
+        left = max(0, self._n_trials - self._counts()[0])
+        self.say(
+            f"one candidate takes {seconds:.2f} s; {left} trials on {self._capacity} worker(s): "
+            f"about {duration(left * seconds / self._capacity)}"
+        )
+        size = self._bytes / 2**20
+        self.say(
+            f"memory: {size:,.0f} MiB for the live model of each worker, "
+            f"{self._n_models * size:,.0f} MiB of checkpoints mapped once per node (as float32)"
+        )
+        scale = Scale.fit(self._searched, self._told)
+        seen = smallest_visible(self._told, scale)
+        if math.isfinite(seen):
+            self.say(
+                f"{n_references} reference points scored; these documents can tell apart "
+                f"differences of {seen:.3f} in the mean normalised score"
+            )
+
+    def _counts(self) -> tuple[int, int, int]:
+        """Search trials done, failed, and trials running."""
+        done = [t for t in self._told if t.kind == "search" and t.split == "search"]
+        failed = sum(t.state is TrialState.FAILED for t in done)
+        return len(done), failed, len(self._running)
+
+    def _line(self) -> str:
+        done, failed, running = self._counts()
+        parts = [f"{done}/{self._n_trials} trials"]
+        if self._best is not None and self._scale is not None:
+            spread = normalised_mean(self._best[1], self._scale)
+            parts.append(f"best {self._best[0]:.4f} ± {spread.stderr:.4f} ({self._best[1].name})")
+        if running:
+            parts.append(f"{running} running")
+        if failed:
+            parts.append(f"{failed} failed")
+        if len(self._fresh) > 1:
+            span = self._fresh[-1] - self._fresh[max(0, len(self._fresh) - 40)]
+            rate = (min(len(self._fresh), 40) - 1) / max(span, 1e-9)
+            parts.append(f"{rate * 60:.0f} trials/min")
+            if self._phase == "search":
+                parts.append(f"{duration((self._n_trials - done) / rate)} left")
+        return ", ".join(parts)
+
+    def _render(self) -> RenderableType:
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        done, _, _ = self._counts()
+        head = Table.grid(padding=(0, 1))
+        head.add_row(
+            Text(self._phase, style="bold"),
+            ProgressBar(total=max(1, self._n_trials), completed=done, width=40),
+            Text(self._line()),
+        )
+        rows: list[RenderableType] = [head]
+        if self._best is not None and self._scale is not None:
+            trial = self._best[1]
+            shown = Table.grid(padding=(0, 2))
+            normalised = self._scale.normalise(trial.scores.values) if trial.scores else {}
+            for o in self._searched:
+                value = trial.scores.values[o.name] if trial.scores else math.nan
+                shown.add_row(
+                    Text("  " + printable(o.name), style="cyan"),
+                    Text(f"{o.sign * value:.4f} {o.metric}"),
+                    Text(f"{normalised.get(o.name, math.nan):.3f} normalised", style="dim"),
+                )
+            rows.append(shown)
+        names = ", ".join(f"{t.name} on {t.split}" for t in list(self._running.values())[:4])
+        if names:
+            rows.append(Text(f"  running: {names}", style="dim"))
+        return Group(*rows)
+
+    def end(self) -> None:
+        """Takes the display down."""
+        if self._display is not None:
+            self._display.stop()
+            self._display = None
+            self.say(self._line())
