@@ -85,9 +85,9 @@ class Checkpoint:
 
         Args:
             name: Short name.
-            source: A local folder, or a hub id (``org/model``), downloaded once into the hub's
-                own cache.
-            revision: Branch, tag or commit of a hub id.
+            source: A local folder, or a hub id (``org/model`` or ``org/model@revision``),
+                downloaded once into the hub's own cache.
+            revision: Branch, tag or commit of a hub id that names none itself.
 
         Returns:
             The checkpoint, with ``content`` still empty.
@@ -96,6 +96,7 @@ class Checkpoint:
             CheckpointError: Nothing there, no safetensors, or a damaged file.
         """
         folder = _locate(name, source, revision)
+        files = _weight_files(name, folder)  # first: a LoRA folder has no config.json either
         try:
             config = json.loads((folder / "config.json").read_text())
         except FileNotFoundError:
@@ -104,8 +105,10 @@ class Checkpoint:
             ) from None
         except ValueError as e:
             raise CheckpointError(f"{name}: {folder}/config.json is not valid JSON: {e}") from e
+        if not isinstance(config, dict):
+            raise CheckpointError(f"{name}: {folder}/config.json holds no mapping.")
         tensors: dict[str, TensorInfo] = {}
-        for file in _weight_files(name, folder):
+        for file in files:
             for key, entry in _read_header(name, folder / file).items():
                 tensors[key] = TensorInfo(key, tuple(entry["shape"]), entry["dtype"], file)
         if not tensors:
@@ -202,7 +205,8 @@ def _locate(name: str, source: str, revision: str | None) -> Path:
     folder = Path(source).expanduser()
     if folder.is_dir():
         return folder.resolve()
-    looks_local = source.startswith((".", "/", "~")) or source.count("/") != 1
+    repo, _, named = source.partition("@")
+    looks_local = source.startswith((".", "/", "~")) or repo.count("/") != 1
     if looks_local or folder.exists():
         raise CheckpointError(
             f"{name}: {source!r} is not a folder; expected a checkpoint folder or a hub id "
@@ -211,7 +215,9 @@ def _locate(name: str, source: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        found = snapshot_download(source, revision=revision, allow_patterns=list(_HUB_FILES))
+        found = snapshot_download(
+            repo, revision=named or revision, allow_patterns=list(_HUB_FILES)
+        )
     except Exception as e:
         reason = (str(e).strip().splitlines() or [type(e).__name__])[0]
         raise CheckpointError(
@@ -226,7 +232,7 @@ def _weight_files(name: str, folder: Path) -> Sequence[str]:
     if index.exists():
         try:
             files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError) as e:
+        except (ValueError, KeyError, TypeError, AttributeError) as e:
             raise CheckpointError(f"{name}: {index} cannot be read: {e!r}.") from e
         missing = [f for f in files if not (folder / f).exists()]
         if missing:
@@ -237,7 +243,7 @@ def _weight_files(name: str, folder: Path) -> Sequence[str]:
         return files
     if (folder / "model.safetensors").exists():
         return ["model.safetensors"]
-    if any(folder.glob("adapter_model*.safetensors")):
+    if any(folder.glob("adapter_model*")):
         raise CheckpointError(
             f"{name}: {folder} is a LoRA adapter, not a full checkpoint; merge it into its base "
             "model first (peft's merge_and_unload) and save that."
@@ -262,7 +268,7 @@ def _read_header(name: str, path: Path) -> dict[str, Any]:
             header: dict[str, Any] = json.loads(f.read(length))
         header.pop("__metadata__", None)
         end = 8 + length + max((e["data_offsets"][1] for e in header.values()), default=0)
-    except (struct.error, ValueError, KeyError, TypeError) as e:
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError) as e:
         raise CheckpointError(f"{name}: {path} is not a readable safetensors file: {e}.") from e
     if end != size:
         raise CheckpointError(

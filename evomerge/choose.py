@@ -159,10 +159,10 @@ def pick(run: Run, spec: str) -> Trial:
 def verdict(run: Run) -> Verdict:
     """Whether to merge, and what: the one sentence that a user came for.
 
-    The best merge (what ``pick(run, "best")`` returns) is compared with the best single expert, the
-    base and the other reference points on the test documents; where those were not scored, on the
-    search documents, and the sentence says so. The rival is the one that looks best on these very
-    documents, which never flatters the merge.
+    The best merge (what ``pick(run, "best")`` returns) is compared with the best single expert,
+    the base and the other reference points on the test documents; where those were not scored, on
+    the search documents, and the sentence says so. The rival is the one that looks best on these
+    very documents, which never flatters the merge.
 
     Args:
         run: Any run, finished or not.
@@ -173,8 +173,10 @@ def verdict(run: Run) -> Verdict:
     done = _finished(run)
     try:
         best = _best(run)
-    except ConfigError as e:
-        return Verdict("none", "Nothing merged yet", str(e), "search", finished=done)
+    except ConfigError:
+        failed = run.trials and all(t.state is TrialState.FAILED for t in run.trials)
+        headline = "Every trial failed" if failed else "Nothing merged yet"
+        return Verdict("none", headline, _why_nothing(run), "search", finished=done)
     split: Split = "search"
     trial = _original(run, best)
     for other in run.complete("test"):
@@ -232,7 +234,7 @@ def _sentence(
     if is_reference(trial) and _searched(run):
         claim += "; no searched recipe did better"
     claim += "."
-    if split == "search":
+    if split == "search" and not is_reference(trial):
         claim += " The search has seen these documents, so they flatter its winner."
     if not done:
         headline = f"So far: {headline[0].lower()}{headline[1:]}"
@@ -290,7 +292,9 @@ def _non_dominated(trials: Sequence[Trial], names: Sequence[str]) -> list[Trial]
 
 def _normalised(trials: Sequence[Trial], scale: Scale) -> npt.NDArray[np.float64]:
     """(n, m) normalised scores."""
-    return (value_matrix(trials, scale.names) - np.array(scale.zero)) / np.array(scale.unit)
+    zero, unit = np.array(scale.zero), np.array(scale.unit)
+    normalised: npt.NDArray[np.float64] = (value_matrix(trials, scale.names) - zero) / unit
+    return normalised
 
 
 def _best(run: Run) -> Trial:
@@ -320,14 +324,23 @@ def _merged_front(run: Run) -> list[Trial]:
 
 def _nothing(run: Run) -> ConfigError:
     """Why there is nothing to pick."""
+    return ConfigError(
+        f"{run.path}: nothing to pick. {_why_nothing(run)} See `evomerge report {run.path}`."
+    )
+
+
+def _why_nothing(run: Run) -> str:
+    """Why no merge is COMPLETE, as one sentence."""
     failed = [t for t in run.trials if t.state is TrialState.FAILED]
-    message = f"no merge of {run.path} is COMPLETE"
     if failed:
-        message += f": {len(failed)} of {len(run.trials)} trials failed, the first with "
-        message += repr(reason(failed[0]))
-    elif run.running:
-        message += f" yet: {len(run.running)} running"
-    return ConfigError(f"{message}; run `evomerge report` on it to see its trials.")
+        share = f"{len(failed)} of {len(run.trials)}"
+        return f"No merge was scored: {share} trials failed, the first with {reason(failed[0])!r}."
+    if run.running:
+        return f"No merge was scored yet; {len(run.running)} trials are running."
+    singles = ranked(run.complete("search"), scale_of(run, "search"))
+    if singles:
+        return f"No merge was scored yet, only single models; {singles[0].name} is the best."
+    return "No merge was scored yet."
 
 
 def reason(trial: Trial) -> str:

@@ -105,6 +105,8 @@ class ExpertPool:
         everyone = [*([origin] if origin else []), *opened]
         _check_distinct({c.name: str(c.folder) for c in everyone}, "folder")
         anchor = everyone[0]
+        for checkpoint in everyone:
+            _check_full_precision(checkpoint)
         for other in everyone[1:]:
             _check_fits(anchor, other)
         if audit:
@@ -173,6 +175,16 @@ def _check_distinct(values: Mapping[str, str], what: str) -> None:
                 "model once."
             )
         seen[value] = name
+
+
+def _check_full_precision(checkpoint: Checkpoint) -> None:
+    """Raises CheckpointError for quantised weights: their codes cannot be averaged."""
+    narrow = [t for t in checkpoint.tensors.values() if t.dtype.startswith(("F8", "F6", "F4"))]
+    if checkpoint.config.get("quantization_config") or narrow:
+        raise CheckpointError(
+            f"{checkpoint.name!r} is quantised; only full-precision weights (float32, bfloat16, "
+            "float16) can be merged. Merge the original models and quantise the result."
+        )
 
 
 def _tied_head(checkpoint: Checkpoint, tensor: TensorInfo) -> bool:

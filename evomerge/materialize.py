@@ -184,14 +184,16 @@ def match_parameters(model: Any, tensors: Sequence[MergeTensor]) -> dict[str, to
     """Checkpoint tensor name to the live tensor that holds it.
 
     Names agree, or differ by the base-model prefix (``transformer.``, ``model.``). A tied head is
-    one live tensor with the embedding and need not appear in the checkpoint.
+    one live tensor with the embedding and need not appear in the checkpoint. A tensor that the
+    model does not have (a stored rotary table, say) has no counterpart and is left out.
 
     Raises:
-        CheckpointError: A merged tensor without a live counterpart of its shape, or a live
-            parameter that no merged tensor writes.
+        CheckpointError: A live parameter that no merged tensor writes.
     """
     live: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
     live |= dict(model.named_buffers(remove_duplicate=False))
+    # Old GPT-2 files store causal masks as floats; the model's own are booleans and stay.
+    live = {name: t for name, t in live.items() if t.is_floating_point()}
     prefix = getattr(model, "base_model_prefix", "") + "."
     found: dict[str, torch.Tensor] = {}
     for tensor in tensors:

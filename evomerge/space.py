@@ -174,11 +174,21 @@ class SearchSpace:
             ConfigError: The space cannot express it: another method, other models, groups or
                 settings, coefficients that vary where the space shares them, or out of bounds.
         """
-        mine = self.recipe(dict(recipe.coefficients))
-        if mine.id != recipe.id or set(recipe.coefficients) != {b.parameter for b in self._blocks}:
+        mine = self.decode(self.start)
+        unlike = [
+            what
+            for what, same in (
+                ("merge method", mine.method == recipe.method),
+                ("models", _contents(mine) == _contents(recipe)),
+                ("layer groups", mine.groups == recipe.groups),
+                ("fixed settings", mine.fixed == recipe.fixed),
+                ("parameters", mine.coefficients.keys() == recipe.coefficients.keys()),
+            )
+            if not same
+        ]
+        if unlike:
             raise ConfigError(
-                "the recipe has another method, other models, layer groups or fixed settings "
-                "than the search space."
+                f"the recipe has other {' and '.join(unlike)} than the search space."
             )
         parts = []
         for block in self._blocks:
@@ -285,6 +295,12 @@ def _number(value: Any, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not np.isfinite(value):
         raise ConfigError(f"{where}: expected a finite number, got {value!r}.")
     return float(value)
+
+
+def _contents(recipe: Recipe) -> list[str | None]:
+    """What the models are, by content where it is known."""
+    models = (recipe.base, *recipe.models)
+    return [(m.content or m.path) if m else None for m in models]
 
 
 def load_space(name_or_file: str) -> dict[str, Any]:

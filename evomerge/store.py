@@ -21,6 +21,7 @@ import json
 import math
 import os
 import socket
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -87,6 +88,8 @@ class TrialStore:
         self._seq = 1 + max((s for s, _ in self._told()), default=-1)
 
     def _check(self, found: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
+        if not found:
+            return  # killed before its first record was whole: nothing to contradict
         old = found.get("fingerprint") or {}
         new = json.loads(json.dumps(meta.get("fingerprint") or {}))
         if old == new:
@@ -106,17 +109,19 @@ class TrialStore:
         storage = _storage(self.folder)
         searched = [o for o in self.objectives if o.search]
         studies = {}
-        for name, objectives in ((_SEARCH, searched), (_FINALS, self.objectives)):
+        for name in (_SEARCH, _FINALS):
             studies[name] = optuna.create_study(
                 storage=storage,
                 study_name=name,
-                directions=[o.direction for o in objectives],
+                directions=[o.direction for o in searched],
                 sampler=optuna.samplers.RandomSampler(),
                 load_if_exists=True,
             )
-            names = [o.name for o in objectives]
+            names = [o.name for o in searched]
             if studies[name].metric_names != names:
-                studies[name].set_metric_names(names)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # experimental since Optuna 3.2
+                    studies[name].set_metric_names(names)
         plain = json.loads(json.dumps(dict(meta)))
         plain["objectives"] = [dataclasses.asdict(o) for o in self.objectives]
         old = studies[_SEARCH].user_attrs.get("meta")
@@ -131,7 +136,7 @@ class TrialStore:
         for study in self._studies.values():
             for frozen in study.get_trials(deepcopy=False):
                 if "result" in frozen.user_attrs and not frozen.state.is_finished():
-                    self._tell(study, frozen.number, frozen.user_attrs)
+                    self._tell(study, frozen.number, frozen.user_attrs["result"])
 
     def update_meta(self, **changes: Any) -> None:
         """Changes plain data of the run that does not shape the search."""
@@ -188,18 +193,14 @@ class TrialStore:
             }
             result["seconds"] = dict(trial.scores.seconds)
         study._storage.set_trial_user_attr(frozen._trial_id, "result", result)
-        self._tell(study, frozen.number, {"split": trial.split, "result": result})
+        self._tell(study, frozen.number, result)
         self._seq += 1
 
-    def _tell(self, study: optuna.Study, number: int, attrs: Mapping[str, Any]) -> None:
+    def _tell(self, study: optuna.Study, number: int, result: Mapping[str, Any]) -> None:
         optuna = _optuna()
-        result = attrs["result"]
         if result["state"] == TrialState.COMPLETE:
             values = result["values"]
-            chosen = [o for o in self.objectives if o.search or o.name in values]
-            if attrs["split"] == "search":
-                chosen = [o for o in self.objectives if o.search]
-            study.tell(number, [o.sign * values[o.name] for o in chosen])
+            study.tell(number, [o.sign * values[o.name] for o in self.objectives if o.search])
         elif result["state"] == TrialState.PRUNED:
             study.tell(number, state=optuna.trial.TrialState.PRUNED)
         else:
@@ -260,6 +261,8 @@ def open_run(path: Path | str) -> Run:
     """
     folder = Path(path)
     meta = read_meta(folder)
+    if not meta:
+        raise RunFolderError(f"{folder} holds nothing yet: its search has only just begun.")
     storage = _storage(folder)
     optuna = _optuna()
     search, finals = (
@@ -276,7 +279,7 @@ def open_run(path: Path | str) -> Run:
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
-    """The run's plain data.
+    """The run's plain data; {} where the driver was killed before it was written.
 
     Raises:
         RunFolderError: No run there, or a damaged journal.
@@ -291,7 +294,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
         study = optuna.load_study(study_name=_SEARCH, storage=_storage(folder))
         meta: dict[str, Any] = study.user_attrs["meta"]
     except KeyError:
-        return {}  # killed before the first record was whole: nothing to contradict
+        return {}
     except ValueError as e:
         raise RunFolderError(
             f"{folder / JOURNAL} is damaged ({e}); restore it from a copy, or start a new run."
@@ -307,8 +310,6 @@ def _optuna() -> Any:
 
 
 def _storage(folder: Path) -> Any:
-    import warnings
-
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 

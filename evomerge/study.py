@@ -9,6 +9,7 @@ optimizer what the store holds, submits again what was RUNNING, and goes on.
 from __future__ import annotations
 
 import dataclasses
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Literal, Protocol
 
@@ -91,6 +92,7 @@ class Study:
         self._n_trials, self._n_finalists = n_trials, n_finalists
         self._view, self._observer = view, observer
         self._told: list[Trial] = []
+        self._due: deque[Trial] = deque()
         self._pending: dict[tuple[int, Split], Trial] = {}
         self._by_recipe: dict[str, Trial] = {}
         self._n_search = 0
@@ -122,18 +124,15 @@ class Study:
         known = {(t.number, t.split) for t in self._told} | set(self._pending)
         missing = [i for i in range(len(self._references)) if (i, "search") not in known]
         if dry:
-            missing, self._stopping = [i for i in missing if i < 2], True
+            missing, self._n_trials = [i for i in missing if i < 2], 0
         self._announce("references", len(missing))
         for number in missing:
             label, recipe, x = self._references[number]
-            self._start(Trial(number, "reference", x, recipe, label=label))
-        self._announce("search", self._n_trials)
-        while True:
-            started = self._start_asked()
-            if not self._pending and not started:
-                break
-            self._collect()
-        finished = not self._stopping and self._finals()
+            self._due.append(Trial(number, "reference", x, recipe, label=label))
+        if not dry:
+            self._announce("search", self._n_trials)
+        self._work()
+        finished = not dry and not self._stopping and self._finals()
         self._announce("done", 0)
         return finished
 
@@ -148,11 +147,28 @@ class Study:
                 self._store.start(again)
                 self._submit(again)
 
+    def _work(self) -> None:
+        """Starts and collects until nothing is due, nothing more is asked for, nothing runs."""
+        while True:
+            started = not self._stopping and (self._start_due() or self._start_asked())
+            if not started and not self._pending:
+                return
+            if self._pending:
+                self._collect()
+
+    def _start_due(self) -> bool:
+        """Starts reference points and finals, which come before anything that is asked for."""
+        started = False
+        while self._due and len(self._pending) < self._executor.capacity:
+            self._start(self._due.popleft())
+            started = True
+        return started
+
     def _start_asked(self) -> bool:
         """Asks for as many points as there are free workers and starts them."""
         free = self._executor.capacity - len(self._pending)
         left = self._n_trials - self._n_search
-        if self._stopping or min(free, left) < 1:
+        if min(free, left) < 1:
             return False
         first = len(self._references) + self._n_search
         pending = sorted(self._pending.values(), key=lambda t: t.number)
@@ -229,24 +245,14 @@ class Study:
 
     def _rescore(self, trials: Sequence[Trial], split: Split) -> None:
         known = {(t.number, t.split) for t in self._told} | set(self._pending)
-        due = [
-            t for t in trials if (t.number, split) not in known and t.state is TrialState.COMPLETE
-        ]
-        self._announce("finals", len(due))
-        while (due and not self._stopping) or self._pending:
-            while due and not self._stopping and len(self._pending) < self._executor.capacity:
-                self._start(
-                    dataclasses.replace(
-                        due.pop(0),
-                        kind="final",
-                        split=split,
-                        state=TrialState.RUNNING,
-                        scores=None,
-                        attempt=0,
-                        copied_from=None,
-                    )
+        for trial in trials:
+            if (trial.number, split) not in known and trial.state is TrialState.COMPLETE:
+                again = Trial(
+                    trial.number, "final", trial.x, trial.recipe, split=split, label=trial.label
                 )
-            self._collect()
+                self._due.append(again)
+        self._announce("finals", len(self._due))
+        self._work()
 
     def _announce(self, phase: Phase, total: int) -> None:
         if self._observer:

@@ -11,6 +11,7 @@ from evomerge.run import Run
 from evomerge.trial import Objective, Scores, Trial, TrialState
 
 GROUPS = 4
+STOCK = "lm_eval --model hf --model_args pretrained={model} --tasks arith,code_bpb"
 
 
 def recipe(weights, groups=GROUPS, names=("math", "code")):
@@ -29,14 +30,15 @@ def recipe(weights, groups=GROUPS, names=("math", "code")):
 def scores(rows, seconds=None):
     """Scores from per-document values: {objective: (n,) array, or (value, stderr)}."""
     values, errors, kept = {}, {}, {}
-    for name, row in rows.items():
-        if isinstance(row, tuple):
-            values[name], errors[name] = row
+    for name, given in rows.items():
+        if isinstance(given, tuple):
+            values[name], errors[name] = given
             kept[name] = None
         else:
-            row = np.asarray(row, dtype=np.float32)
+            row = np.asarray(given, dtype=np.float32)
             values[name] = float(np.nanmean(row))
-            errors[name] = float(np.nanstd(row, ddof=1) / np.sqrt(np.isfinite(row).sum()))
+            n = int(np.isfinite(row).sum())
+            errors[name] = float(np.nanstd(row, ddof=1)) / n**0.5 if n > 1 else float("nan")
             kept[name] = row
     return Scores(values, errors, kept, seconds or {})
 
@@ -172,10 +174,7 @@ def study(
             s: {o.name: documents for o in objectives if o.search or s != "search"}
             for s in ("search", "select", "test")
         },
-        "stock": {
-            s: "lm_eval --model hf --model_args pretrained={model} --tasks arith,code_bpb"
-            for s in ("search", "select", "test")
-        },
+        "stock": dict.fromkeys(("search", "select", "test"), STOCK),
         "created": "2025-11-23T00:10:00",
         "fingerprint": "f" * 64,
         "versions": {"torch": "2.9.0", "lm-eval": "0.4.13"},

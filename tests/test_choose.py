@@ -100,7 +100,7 @@ def test_pick_best_may_be_a_reference_merge_and_never_one_model():
         experts=((1.0, 0.9), (0.9, 1.0)),
     )
     assert pick(run, "best").number == 3
-    with pytest.raises(ConfigError, match="no merge of runs/demo is COMPLETE"):
+    with pytest.raises(ConfigError, match=r"nothing to pick\. No merge was scored yet, only"):
         pick(two(), "best")
 
 
@@ -225,7 +225,9 @@ def test_verdict_of_a_reference_merge_says_that_no_search_was_needed():
 def test_verdict_without_anything():
     assert verdict(s.run([])).decision == "none"
     v = verdict(s.run([s.failed(0), s.failed(1)]))
-    assert v.headline == "Nothing merged yet"
+    assert v.headline == "Every trial failed"
+    assert verdict(two()).headline == "Nothing merged yet"
+    assert "only single models; expert" in verdict(two()).sentence
     assert "2 of 2 trials failed, the first with 'ValueError: boom'" in v.sentence
     v = verdict(s.run([point(1, 0.5)], ONE))
     assert v.decision == "none"

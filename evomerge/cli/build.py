@@ -87,7 +87,7 @@ def build_plan(config: Config) -> Plan:
         start=space.start,
     )
     evaluator: Evaluator = build_component("evaluator", config["evaluator"], objectives=objectives)
-    meta = _meta(config, pool, space, evaluator, pareto=bool(getattr(optimizer, "pareto", False)))
+    meta = _meta(config, pool, space, evaluator, pareto=optimizer.pareto)
     return Plan(config, pool, space, evaluator, optimizer, reference_recipes(space, pool), meta)
 
 

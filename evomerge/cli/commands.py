@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -81,6 +82,13 @@ def hydra_mistake(error: Exception) -> str | None:
 
     text = str(error).strip()
     asked = text.splitlines()[0] if text else type(error).__name__
+    override = re.search(r"Could not override '([^']+)'", asked)
+    if override:
+        *parents, key = override.group(1).split(".")
+        keys = _keys(parents)
+        if keys:
+            where = "setting" + (f" of {'.'.join(parents)}" if parents else "")
+            return str(unknown_name(where, key, keys))
     words = asked.replace("'", " ").replace('"', " ").split()
     for group in sorted(p.name for p in resource_folder("conf").iterdir() if p.is_dir()):
         wanted = next(
@@ -91,6 +99,21 @@ def hydra_mistake(error: Exception) -> str | None:
             return str(unknown_name(f"{group} option", wanted.rstrip("."), known))
     detail = " ".join(line.strip() for line in text.splitlines()[1:3])
     return f"{asked} {detail}".strip()
+
+
+def _keys(parents: Sequence[str]) -> set[str]:
+    """Keys that the packaged configuration has below ``parents`` (at most one deep)."""
+    import yaml
+
+    from evomerge.resources import resource_folder
+
+    conf = resource_folder("conf")
+    if not parents:
+        return {*yaml.safe_load((conf / "own.yaml").read_text())} - {"defaults", "hydra"} | {
+            p.name for p in conf.iterdir() if p.is_dir()
+        }
+    files = (conf / parents[0]).glob("*.yaml") if len(parents) == 1 else ()
+    return {k for f in files for k in (yaml.safe_load(f.read_text()) or {}) if k != "_target_"}
 
 
 def _search(rest: list[str]) -> int:

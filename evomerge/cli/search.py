@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from evomerge.cli.build import NOT_SHAPING, Plan, build_component, build_plan
-from evomerge.errors import ConfigError, unknown_name
+from evomerge.errors import ConfigError, EvomergeError, unknown_name
 from evomerge.resources import resource_folder
 
 if TYPE_CHECKING:
@@ -54,9 +55,17 @@ def run_hydra(
     register_resolvers()
     folders: list[Path] = []
 
+    mistakes: list[EvomergeError] = []
+
     def job(config: DictConfig) -> str:
-        folder = Path(HydraConfig.get().runtime.output_dir)
-        folders.append(run_one(config, folder, dry=dry, extend=extend, quiet=quiet))
+        hydra_config = HydraConfig.get()
+        folder = Path(hydra_config.runtime.output_dir)
+        try:
+            folders.append(run_one(config, folder, dry=dry, extend=extend, quiet=quiet))
+        except EvomergeError as e:
+            if hydra_config.mode is not RunMode.RUN:
+                raise  # a sweep goes on with its other jobs and raises the first error at its end
+            mistakes.append(e)  # out of Hydra's sight, which would print its own words first
         return str(folder)
 
     argv = sys.argv
@@ -66,6 +75,8 @@ def run_hydra(
         hydra.main(version_base="1.3", config_path=conf, config_name=name)(job)()
     finally:
         sys.argv = argv
+    if mistakes:
+        raise mistakes[0]
     return folders
 
 

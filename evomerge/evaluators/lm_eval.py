@@ -262,7 +262,7 @@ class LmEval:
 
     def _asked(self, split: Split) -> list[Objective]:
         """The objectives that are scored on a split."""
-        return [o for o in self.objectives if o.search or split != "search"]
+        return [o for o in self.objectives if o.search or split == "test"]
 
     def _build(self, split: Split) -> _Built:
         """Builds and encodes the requests of a split."""

@@ -36,7 +36,7 @@ def weighted_sum(
     flat = out.view(-1)
     flats = [(t.reshape(-1), w) for t, w in terms]
     n = flat.numel()
-    size = n if out.is_cuda else min(CHUNK, n)
+    size = max(1, n if out.is_cuda else min(CHUNK, n))
     total = torch.empty(size, dtype=wide, device=out.device)
     scratch = torch.empty(size, dtype=wide, device=out.device)
     for start in range(0, n, size):

@@ -22,7 +22,12 @@ class Optimizer(Protocol):
     Every optimizer is built with the keyword arguments ``dim`` (d), ``seed``, ``objectives`` (the
     searched :class:`~evomerge.trial.Objective` s), ``start`` ((d,) the space's default point) and
     its own settings (the keys of its ``conf/optimizer/*.yaml``).
+
+    Attributes:
+        pareto: Whether it searches for a whole front; else it optimises one scalarised number.
     """
+
+    pareto: bool
 
     def ask(self, n: int, first: int, pending: Sequence[Trial] = ()) -> list[Vector]:
         """Proposes at most ``n`` points, to be numbered ``first``, ``first + 1``, ...

@@ -59,6 +59,9 @@ class Nsga2:
         mutation_prob: Chance per coordinate, in [0, 1]; None for 1 / d.
         mutation_eta: Polynomial mutation's distribution index, > 0; larger makes smaller steps.
 
+    Attributes:
+        pareto: True for two objectives or more.
+
     Raises:
         ConfigError: A setting that does not make sense.
     """
@@ -72,9 +75,9 @@ class Nsga2:
         start: Vector,
         pop_size: int = 24,
         crossover_prob: float = 0.9,
-        crossover_eta: float = 15.0,
+        crossover_eta: float = 5.0,
         mutation_prob: float | None = None,
-        mutation_eta: float = 20.0,
+        mutation_eta: float = 10.0,
     ) -> None:
         self._dim, self._seed, checked, self._start = check_problem(dim, seed, objectives, start)
         check_integer("pop_size", pop_size, 2)
@@ -87,6 +90,7 @@ class Nsga2:
         check_number("crossover_eta", crossover_eta, 0)
         check_number("mutation_eta", mutation_eta, 0)
         self._names = tuple(o.name for o in checked)
+        self.pareto = len(self._names) > 1
         self._pop_size = int(pop_size)
         self._crossover_prob, self._crossover_eta = float(crossover_prob), float(crossover_eta)
         self._mutation_prob = 1 / dim if mutation_prob is None else float(mutation_prob)

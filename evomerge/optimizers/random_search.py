@@ -26,6 +26,8 @@ class Random:
         ConfigError: A setting that does not make sense.
     """
 
+    pareto = False
+
     def __init__(
         self, *, dim: int, seed: int, objectives: Sequence[Objective], start: Vector
     ) -> None:

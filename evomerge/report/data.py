@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import enum
 import json
@@ -30,11 +31,12 @@ def to_json(run: Run) -> dict[str, Any]:
         run: Any run, finished or not.
 
     Returns:
-        ``trials`` (one entry per trial and split: number, kind, split, state, label, recipe, scores
-        {raw, normalised, mean, seconds}, stderr, error, attempt, copied_from; running ones last),
-        ``front`` and ``finalists`` (trial numbers), ``reference`` (label to number and mean per
-        split), ``verdict``, ``objectives``, ``documents``, ``scale``, ``smallest_visible`` and
-        ``meta``. Per-document scores and tensor names stay in the run folder.
+        ``trials`` (one entry per trial and split: number, kind, split, state, label, recipe,
+        scores {raw, normalised, mean, seconds}, stderr, error, attempt, copied_from; running
+        ones last), ``front`` and ``finalists`` (trial numbers), ``reference`` (label to number
+        and mean per split), ``verdict``, ``objectives``, ``documents``, ``scale``,
+        ``smallest_visible``, ``running`` (how many), ``path`` and ``meta``. Per-document scores
+        and tensor names stay in the run folder.
     """
     scales = {split: scale_of(run, split) for split in SPLITS}
     reference: dict[str, dict[str, Any]] = {}
@@ -107,17 +109,21 @@ def replace(path: Path, content: bytes) -> None:
         part.write_bytes(content)
         part.replace(path)
     except OSError as e:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
         raise ExportError(
             f"cannot write {path}: {e.strerror or e}; give a file in a folder you may write to."
         ) from e
 
 
 def printable(text: object) -> str:
-    """A name as one line without control characters, which could rewrite a terminal."""
+    """A name as one line without control characters, which could rewrite a terminal.
+
+    Neither does it hold what reverses the direction of the text after it.
+    """
     shown = "".join(
         " " if c in "\n\t\r" else c if unicodedata.category(c) not in _UNSEEN else "\ufffd"
-        for c in str(text)
+        for c in str(text).translate(_BIDI)
     )
     return shown.strip() or "(no name)"
 
@@ -128,7 +134,7 @@ _BIDI = dict.fromkeys([*range(0x202A, 0x202F), *range(0x2066, 0x206A)], "\ufffd"
 
 def called(trial: Trial) -> str:
     """How a table calls a trial."""
-    return printable(trial.name).translate(_BIDI)
+    return printable(trial.name)
 
 
 def summary(recipe: Recipe, limit: int = 4) -> str:

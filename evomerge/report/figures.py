@@ -244,6 +244,7 @@ def write_png(run: Run, path: Path) -> None:
 
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     answer = verdict(run)
     trial = answer.trial
@@ -252,9 +253,9 @@ def write_png(run: Run, path: Path) -> None:
         panels.insert(0, _draw_front)
     if trial is not None:
         panels.append(_draw_recipe)
-    figure = Figure(figsize=(5.6 * len(panels), 4.9), layout="constrained")
+    space = ConstrainedLayoutEngine(w_pad=0.25, h_pad=0.15, wspace=0.04)
+    figure = Figure(figsize=(5.6 * len(panels), 4.9), layout=space)
     FigureCanvasAgg(figure)
-    figure.get_layout_engine().set(w_pad=0.25, h_pad=0.15, wspace=0.04)
     for ax, draw in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
         ax.tick_params(color=RULE, labelcolor=MUTED, labelsize=9)
         for side, spine in ax.spines.items():
@@ -283,14 +284,14 @@ def _scatter(
     references = [t for t in trials if is_reference(t)]
     two = len(run.searched) == 2
     traces = [
-        _points(run, a, b, off, "trials", {"color": DOT, "size": 6}),
+        _points(run, a, b, off, name="trials", marker={"color": DOT, "size": 6}),
         _points(
             run,
             a,
             b,
             [t for t in on if two or not is_reference(t)],
-            "Pareto front",
-            {"color": MERGED, "size": 9},
+            name="Pareto front",
+            marker={"color": MERGED, "size": 9},
             mode="lines+markers" if two else "markers",
             line={"color": MERGED, "width": 1.5, "shape": "vh"},
         ),
@@ -299,8 +300,8 @@ def _scatter(
             a,
             b,
             references,
-            "reference points",
-            {"color": SINGLE, "size": 10, "symbol": "diamond"},
+            name="reference points",
+            marker={"color": SINGLE, "size": 10, "symbol": "diamond"},
             mode="markers+text",
             text=[_short(called(t), 24) for t in references],
             textposition=[
@@ -313,7 +314,7 @@ def _scatter(
     chosen = [t for t in trials if best is not None and t.number == best.number]
     if chosen and not is_reference(chosen[0]):
         ring = {"color": CLEAR, "size": 18, "line": {"color": INK, "width": 1.5}}
-        traces.append(_points(run, a, b, chosen, called(chosen[0]), ring))
+        traces.append(_points(run, a, b, chosen, name=called(chosen[0]), marker=ring))
     layout = _layout(_axis(a), _axis(b))
     for key, o in (("xaxis", a), ("yaxis", b)):
         low, high = _range([raw(o, t) for t in trials], 0.13)
@@ -327,6 +328,7 @@ def _points(
     a: Objective,
     b: Objective,
     trials: Sequence[Trial],
+    *,
     name: str,
     marker: dict[str, Any],
     **more: Any,

@@ -25,11 +25,11 @@ POLICY = (
 
 READING = """
 <section><details class="read"><summary>How to read this page</summary>
-<p>Every candidate answered the same documents in the same order. Raw values are shown in their own
-direction: \u2191 higher is better, \u2193 lower is better. To make tasks comparable, an accuracy is
-also taken as a share of the best expert\u2019s; a loss as gain recovered, where 0 is the base model
-and 1 the best expert of that task. The normalised mean weighs the tasks as the configuration
-says.</p>
+<p>Every candidate answered the same documents in the same order. Raw values are shown in their
+own direction: \u2191 higher is better, \u2193 lower is better. To make tasks comparable, an
+accuracy is also taken as a share of the best expert\u2019s; a loss as gain recovered, where 0 is
+the base model and 1 the best expert of that task. The normalised mean weighs the tasks as the
+configuration says.</p>
 <p>Intervals are 95% Student t intervals over documents. A difference is paired, document by
 document, so it can be clear even where two intervals overlap. The reference scores that define 0
 and 1 are taken as given, and nothing is corrected for comparing many rows.</p></details></section>
@@ -153,8 +153,9 @@ def _table(table: Table) -> str:
         unfolds = bool(row.commands or row.details)
         if more:
             label = "traceback" if row.details else "export"
-            button = f'<button class="more" aria-expanded="false" aria-controls="{key}">{label}</button>'
-            cells.append(f'<td class="num">{button if unfolds else ""}</td>')
+            about = f'class="more" aria-expanded="false" aria-controls="{key}"'
+            button = f"<button {about}>{label}</button>" if unfolds else ""
+            cells.append(f'<td class="num">{button}</td>')
         body.append(f'<tr class="hit">{"".join(cells)}</tr>')
         if unfolds:
             shown = [*row.commands, *([row.details] if row.details else [])]

@@ -77,6 +77,11 @@ class Column:
     numeric: bool = False
 
 
+def _figures(name: str, unit: str = "") -> Column:
+    """A column of numbers."""
+    return Column(name, unit, numeric=True)
+
+
 @dataclasses.dataclass(frozen=True)
 class Table:
     """A table with a title, a remark and its rows."""
@@ -114,21 +119,21 @@ def scores_table(run: Run, answer: Verdict) -> Table:
     rival = next((t for t in rows if is_single(t)), None)
     rival = answer.rival if answer.rival is not None and answer.split == split else rival
     shown = run.objectives if split == "test" else run.searched
-    against = (Column("vs", called(rival), True), Column("")) if rival else ()
+    against = (_figures("vs", called(rival)), Column("")) if rival else ()
     columns = (
         Column(""),
-        Column("mean", "normalised", True),
-        Column("95% CI", "", True),
+        _figures("mean", "normalised"),
+        _figures("95% CI"),
         *against,
         *(_objective_column(o) for o in shown),
     )
     body = []
     for trial in rows:
         score = normalised_mean(trial, scale)
+        picked = answer.trial is not None and trial.number == answer.trial.number
+        strong = picked or not is_reference(trial)
         cells = [
-            Cell(
-                called(trial), "muted" if is_reference(trial) else "strong", summary(trial.recipe)
-            ),
+            Cell(called(trial), "strong" if strong else "muted", summary(trial.recipe)),
             Cell(number(score.mean), "strong"),
             Cell(span(score.low, score.high), "muted"),
         ]
@@ -158,7 +163,7 @@ def search_table(run: Run) -> Table:
     ]
     columns = (
         Column(""),
-        Column("mean", "normalised", True),
+        _figures("mean", "normalised"),
         *(_objective_column(o) for o in run.searched),
         Column("recipe", "mean over the layer groups"),
     )
@@ -175,7 +180,7 @@ def front_table(run: Run) -> Table:
     scale = scale_of(run, "search")
     columns = (
         Column(""),
-        Column("mean", "normalised", True),
+        _figures("mean", "normalised"),
         *(_objective_column(o) for o in run.searched),
         Column("recipe", "mean over the layer groups"),
     )
@@ -193,9 +198,9 @@ def comparison_table(run: Run) -> Table:
     """Other runs beside this one, where ``meta["comparison"]`` names some."""
     columns = (
         Column("run"),
-        Column("best", "normalised mean", True),
-        Column("difference", "", True),
-        Column("95% CI", "", True),
+        _figures("best", "normalised mean"),
+        _figures("difference"),
+        _figures("95% CI"),
         Column("where"),
     )
     entries = run.meta.get("comparison") or ()
@@ -230,9 +235,9 @@ def time_table(run: Run) -> Table:
     phases = sorted({p for ts in spent.values() for t in ts if t.scores for p in t.scores.seconds})
     columns = (
         Column("what"),
-        Column("trials", "", True),
-        *(Column(printable(p), "per trial", True) for p in phases),
-        Column("total", "", True),
+        _figures("trials"),
+        *(_figures(printable(p), "per trial") for p in phases),
+        _figures("total"),
     )
     body = []
     for (kind, split), trials in spent.items():
@@ -254,7 +259,7 @@ def time_table(run: Run) -> Table:
 def failures_table(run: Run) -> Table:
     """What failed, and why."""
     failed = [t for t in run.trials if t.state is TrialState.FAILED]
-    columns = (Column(""), Column("documents"), Column("attempt", "", True), Column("reason"))
+    columns = (Column(""), Column("documents"), _figures("attempt"), Column("reason"))
     body = [
         Row(
             (
@@ -422,9 +427,12 @@ def _against(trial: Trial, rival: Trial, run: Run, split: Split) -> list[Cell]:
     if math.isnan(d.stderr):
         word = "not known"
     title = f"95% CI {span(d.low, d.high)}, z = {number(d.z)}, {d.n} paired documents"
+    half = d.high - d.mean
     shown = number(d.mean, sign=True)
-    if not math.isnan(d.low):
-        shown += f" ±{number(d.high - d.mean)}"
+    if 0 < half < 0.002:
+        shown = f"{d.mean:+.4f} ±{half:.4f}"
+    elif not math.isnan(half):
+        shown += f" ±{number(half)}"
     return [Cell(shown, tone, title), Cell(word, tone, title)]
 
 
@@ -443,15 +451,13 @@ def _scores_note(run: Run, split: Split) -> str:
         note += f" Reported beside, not searched: {', '.join(beside)}."
     visible = smallest_visible(run, split=split)
     if math.isfinite(visible):
-        note += (
-            f" Differences in the mean below about {number(visible)} cannot be told from noise."
-        )
+        note += f" Differences in the mean below about {visible:.2g} cannot be told from noise."
     return note
 
 
 def _objective_column(o: Objective) -> Column:
     arrow = "\u2191" if o.direction == "maximize" else "\u2193"
-    return Column(printable(o.name), f"{printable(o.metric)} {arrow}", True)
+    return _figures(printable(o.name), f"{printable(o.metric)} {arrow}")
 
 
 def _raw_cell(o: Objective, trial: Trial) -> Cell:

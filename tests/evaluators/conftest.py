@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 from .toys import TASKS, build, make_documents, make_model, write_documents, write_task
-
-
-@pytest.fixture(params=["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
-def device(request):
-    return torch.device(request.param)
 
 
 @pytest.fixture(scope="session")

@@ -300,7 +300,7 @@ def test_live_and_comparison():
     run = RUNS["live"]()
     shown = report.text(run)
     assert "So far:" in shown
-    assert "6 of 50 trials, 2 running, 1 failed" in shown
+    assert "7 of 50 trials, 2 running, 1 failed" in shown
     states = [t["state"] for t in report.to_json(run)["trials"]]
     assert states.count("RUNNING") == 2
     entry = {"title": "3 scalars", "run_path": "runs/b", "best": 0.9, "difference": -0.07}

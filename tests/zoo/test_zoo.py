@@ -1,5 +1,4 @@
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from evomerge.zoo import DOMAINS, MODELS, SIZES, TASKS, arithmetic, build_zoo, c
 from evomerge.zoo.build import default_folder
 
 WEIGHTS = "model.safetensors"
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_models_load_and_share_a_tokenizer(tiny):
         assert (tiny / name / "generation_config.json").exists()
     tokenizer = AutoTokenizer.from_pretrained(tiny / "base")
     assert None not in (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token)
-    text = "def f(x):\n    return x + 41  # a naïve – comment\n"
+    text = "def f(x):\n    return x + 41  # a naïve comment\n"
     assert tokenizer.decode(tokenizer.encode(text)) == text
     longest = max(len(tokenizer.encode(d["text"])) for t in TASKS[:3] for d in documents(tiny, t))
     assert longest < 600  # bytes at worst: `tiny` has few merges
@@ -85,8 +85,8 @@ def test_no_task_document_was_trained_on(tiny):
         ]
         assert len(set(texts)) == len(texts)
         assert not [text for text in texts if text in train]
-    trained = {p for p in sum(arithmetic.all_problems().values(), []) if p}
-    trained = {p for p in trained if not arithmetic.is_held_out(p)}
+    kinds = arithmetic.all_problems().values()
+    trained = {p for problems in kinds for p in problems if not arithmetic.is_held_out(p)}
     rng = np.random.default_rng(0)
     for text in arithmetic.documents(300, rng, held_out=False):
         assert {line.partition("=")[0] for line in text.splitlines()} <= trained
@@ -136,21 +136,18 @@ def test_yaml_holds_no_absolute_path(tiny):
 
 def test_a_killed_build_leaves_nothing_that_looks_finished(tmp_path):
     folder = tmp_path / "zoo"
-    code = f"from evomerge.zoo import build_zoo; build_zoo({str(folder)!r}, 'tiny')"
-    root = Path(__file__).parents[2]
+    code = (
+        "import time; from evomerge.zoo import build\n"
+        "build._train_models = lambda *_: (print('here', flush=True), time.sleep(600))\n"
+        f"build.build_zoo({str(folder)!r}, 'tiny', progress=False)"
+    )
     with subprocess.Popen(
-        [sys.executable, "-c", code],
-        cwd=root,
-        env={**os.environ, "PYTHONPATH": str(root)},
-        stderr=subprocess.DEVNULL,
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True
     ) as process:
-        part = folder.with_name(".zoo.part")
-        for _ in range(600):
-            if (part / "tasks").exists():
-                break
-            time.sleep(0.05)
-        assert (part / "tasks").exists()
+        assert process.stdout.readline() == "here\n"
         process.send_signal(signal.SIGKILL)
+    part = folder.with_name(".zoo.part")
+    assert (part / "tasks").exists()
     assert not folder.exists()
     assert build_zoo(folder, "tiny", progress=False) == folder
     assert not part.exists()
@@ -160,10 +157,8 @@ def test_a_killed_build_leaves_nothing_that_looks_finished(tmp_path):
 def test_two_processes_build_once(tmp_path):
     folder = tmp_path / "zoo"
     code = f"from evomerge.zoo import build_zoo; build_zoo({str(folder)!r}, 'tiny')"
-    root = Path(__file__).parents[2]
-    env = {**os.environ, "PYTHONPATH": str(root)}
     started = [
-        subprocess.Popen([sys.executable, "-c", code], cwd=root, env=env, stderr=subprocess.PIPE)
+        subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE)
         for _ in range(2)
     ]
     told = [process.communicate()[1] for process in started]
@@ -199,7 +194,7 @@ def test_a_strange_folder_is_refused(tmp_path):
 
 
 def test_unknown_size():
-    with pytest.raises(ConfigError, match="unknown zoo size 'huge'.*tiny, small, medium"):
+    with pytest.raises(ConfigError, match=r"unknown zoo size 'huge'.*tiny, small, medium"):
         build_zoo(size="huge")
 
 
@@ -217,8 +212,7 @@ def test_import_is_light():
         "import sys, evomerge.zoo; "
         "sys.exit(bool({'torch', 'transformers', 'tokenizers', 'lm_eval'} & set(sys.modules)))"
     )
-    root = Path(__file__).parents[2]
-    assert subprocess.run([sys.executable, "-c", code], cwd=root).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
 @pytest.mark.slow

@@ -17,7 +17,8 @@ from typing import Any
 import yaml
 
 from evomerge.errors import ConfigError, unknown_name
-from evomerge.mergekit import METHODS, check_tokenizer, model_source, name_models
+from evomerge.mergekit.config import check_tokenizer, model_source, name_models
+from evomerge.mergekit.translate import METHODS
 from evomerge.methods import method
 
 _KEYS = (

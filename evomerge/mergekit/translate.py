@@ -3,16 +3,7 @@
 * :func:`to_mergekit`: a recipe as a configuration for ``mergekit-yaml``.
 * :func:`from_mergekit`: a single-stage configuration as a recipe.
 
-What a configuration means was learned from mergekit 0.1.5 (github.com/arcee-ai/mergekit; no code
-is taken from it):
-
-* a parameter is looked up in the model's own ``parameters``, then the slice's, then the global
-  ones; a level whose filters all miss is passed over;
-* a list of ``{filter, value}`` gives the first value whose filter is a substring of the tensor's
-  name; no filter matches everything; a list of numbers is interpolated over the layers of its
-  slice (a slice of one layer takes the last);
-* embeddings take the values of the first slice, final norm and head those of the last, both at the
-  start of a gradient.
+What a configuration means is in :mod:`evomerge.mergekit.config`.
 """
 
 from __future__ import annotations
@@ -20,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,22 +20,23 @@ import yaml
 
 from evomerge.errors import ConfigError, unknown_name
 from evomerge.experts import ExpertPool, MergeTensor, layer_of, role_of
+from evomerge.mergekit.config import (
+    Plan,
+    Row,
+    Source,
+    as_mapping,
+    check_tokenizer,
+    load_config,
+    model_source,
+    name_models,
+    read_slices,
+)
 from evomerge.recipe import LayerGroup, Recipe, Scalar
 
 METHODS = ("linear", "task_arithmetic")
 """The merge methods that both programs compute alike."""
 DTYPES = ("float32", "bfloat16", "float16")
 
-Row = tuple[float, ...]
-_KEYS = (
-    "models", "slices", "merge_method", "base_model", "parameters", "dtype", "out_dtype",
-    "tokenizer_source", "tokenizer", "chat_template", "name",
-)  # fmt: skip
-_REFUSED = {
-    "merges": "a multi-stage merge (merges:)",
-    "modules": "a merge of a model with several modules (modules:)",
-    "genome": "a mergekit-evolve configuration; turn it into a search with `evomerge import`",
-}
 _SETTINGS = {
     "linear": {"weight", "normalize"},
     "task_arithmetic": {"weight", "normalize", "lambda"},
@@ -66,78 +58,6 @@ class Imported:
     notes: tuple[str, ...]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Source:
-    model: str
-    parameters: Mapping[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Slice:
-    """Layers first to stop - 1 and the models they come from."""
-
-    first: int
-    stop: int
-    sources: tuple[_Source, ...]
-    parameters: Mapping[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Plan:
-    """A configuration with its slices spelled out."""
-
-    method: str
-    base: str | None
-    slices: tuple[_Slice, ...]
-    parameters: Mapping[str, Any]
-
-    def value(
-        self, name: str, tensor: str, t: float, part: _Slice, source: _Source | None = None
-    ) -> float | None:
-        """One parameter for one tensor; None where nothing sets it."""
-        levels = (source.parameters if source else {}, part.parameters, self.parameters)
-        for level in levels:
-            if name in level:
-                value = _evaluate(name, level[name], tensor, t)
-                if value is not None:
-                    return value
-        return None
-
-    def place(self, tensor: MergeTensor) -> tuple[_Slice, float, tuple[_Source, ...]]:
-        """The slice that a tensor takes its values from, and where in its gradients."""
-        first, last = self.slices[0], self.slices[-1]
-        if tensor.layer is None:
-            part = first if tensor.role == "embedding" else last
-            return part, 0.0, part.sources[: len(first.sources)]
-        part = next(s for s in self.slices if s.first <= tensor.layer < s.stop)
-        n = part.stop - part.first
-        return part, (tensor.layer - part.first) / (n - 1) if n > 1 else 1.0, part.sources
-
-    def row(self, tensor: MergeTensor, models: Sequence[str]) -> tuple[Row, bool]:
-        """Weights of ``models`` for a tensor, and whether linear normalises them."""
-        part, t, sources = self.place(tensor)
-        weights = dict.fromkeys(models, 0.0)
-        for source in sources:
-            if source.model not in weights:
-                continue  # the base of task arithmetic: no task vector
-            weight = self.value("weight", tensor.name, t, part, source)
-            if weight is None:
-                raise ConfigError(
-                    f"mergekit configuration: no weight for {source.model!r} at {tensor.name!r}; "
-                    "set parameters.weight of the model, or a filter that matches."
-                )
-            weights[source.model] = weight
-        row = tuple(weights.values())
-        normalize = self.value("normalize", tensor.name, t, part)
-        if self.method == "linear":
-            return row, bool(normalize) if normalize is not None else True
-        total = sum(row)
-        if normalize and abs(total) >= 1e-8:
-            row = tuple(w / total for w in row)
-        scale = self.value("lambda", tensor.name, t, part)
-        return row if scale is None else tuple(w * scale for w in row), False
-
-
 def from_mergekit(
     text: str,
     open_pool: Callable[[str | None, Mapping[str, str]], ExpertPool] = ExpertPool.open,
@@ -157,16 +77,21 @@ def from_mergekit(
         UnknownNameError: Another merge method.
         CheckpointError: The models cannot be opened or do not fit each other.
     """
-    data = _load(text)
+    data = load_config(text)
     notes: list[str] = []
     name = str(data.get("merge_method"))
     if name not in METHODS:
         raise unknown_name("merge method of a mergekit configuration", name, METHODS)
     base = model_source(data["base_model"]) if data.get("base_model") else None
     check_tokenizer(data, base, notes)
-    slices, open_end = _slices(data)
+    slices, open_end = read_slices(data)
+    parameters = as_mapping(data.get("parameters"), "parameters")
     used = list(dict.fromkeys(s.model for part in slices for s in part.sources))
-    plan = _Plan(name, base, slices, _mapping(data.get("parameters"), "parameters"))
+    if open_end and base and base not in used and "weight" in parameters:
+        # mergekit adds the base to the list of models, so a global weight is the base's too.
+        slices = (dataclasses.replace(slices[0], sources=(*slices[0].sources, Source(base, {}))),)
+        used.append(base)
+    plan = Plan(name, base, slices, parameters)
     _note_ignored(plan, notes)
     pool_base, experts = _roles(plan, used, notes)
     pool = open_pool(pool_base, name_models(experts))
@@ -251,153 +176,7 @@ def to_mergekit(recipe: Recipe, dtype: str | None = None) -> str:
     )
 
 
-def model_source(value: Any) -> str:
-    """A model as mergekit writes it (``path``, ``org/model@revision`` or a mapping) as one string.
-
-    Raises:
-        ConfigError: A LoRA (``model+lora``), or not a model at all.
-    """
-    lora, path = None, value
-    if isinstance(value, Mapping):
-        lora, path = value.get("lora"), value.get("model")
-        if isinstance(path, Mapping):
-            revision = path.get("revision")
-            path = f"{path.get('path')}@{revision}" if revision else path.get("path")
-    elif isinstance(value, str) and "+" in value:
-        path, lora = value.split("+", 1)
-    if not isinstance(path, str) or not path:
-        raise ConfigError(f"mergekit configuration: expected a model's path or id, got {value!r}.")
-    if lora:
-        raise ConfigError(
-            f"mergekit configuration: {value!r} applies a LoRA; merge it into its base model "
-            "first (peft's merge_and_unload) and name the result."
-        )
-    return path
-
-
-def name_models(sources: Iterable[str]) -> dict[str, str]:
-    """Short unique expert names, from the last part of each path, to their sources."""
-    named: dict[str, str] = {}
-    for source in sources:
-        stem = Path(source.split("@", 1)[0]).name or "model"
-        name, n = stem, 2
-        while name in named or name == "base":
-            name, n = f"{stem}_{n}", n + 1
-        named[name] = source
-    return named
-
-
-def check_tokenizer(data: Mapping[str, Any], base: str | None, notes: list[str]) -> None:
-    """Refuses what would build another vocabulary; ours is always the base model's.
-
-    Raises:
-        ConfigError: ``tokenizer_source: union``, a model's that is not the base, added tokens ...
-    """
-    source = data.get("tokenizer_source")
-    settings = _mapping(data.get("tokenizer"), "tokenizer")
-    for key, value in settings.items():
-        if key == "source":
-            source = value
-        elif value:
-            raise ConfigError(
-                f"mergekit configuration: tokenizer.{key} changes the vocabulary, which evomerge "
-                "does not; all models must share one vocabulary."
-            )
-    if source not in {None, "base"} and (source == "union" or model_source(source) != base):
-        raise ConfigError(
-            f"mergekit configuration: tokenizer_source {source!r} is not supported; all models "
-            "must share one vocabulary, and the merge takes the base model's tokenizer."
-        )
-    if data.get("chat_template"):
-        notes.append("chat_template is not applied; the merge keeps the base model's.")
-
-
-def _load(text: str) -> dict[str, Any]:
-    try:
-        documents = [d for d in yaml.safe_load_all(text) if d is not None]
-    except yaml.YAMLError as e:
-        raise ConfigError(f"not valid YAML: {e}") from e
-    if len(documents) > 1:
-        raise ConfigError(
-            f"a multi-stage merge ({len(documents)} YAML documents) is not supported; merge "
-            "stage by stage."
-        )
-    data = documents[0] if documents else None
-    if not isinstance(data, dict):
-        raise ConfigError("the file holds no mapping; expected a mergekit configuration.")
-    for key, what in _REFUSED.items():
-        if data.get(key):
-            raise ConfigError(f"this is {what}; only single-stage merges can be read.")
-    for key in data:
-        if key not in _KEYS:
-            raise unknown_name("key of a mergekit configuration", str(key), _KEYS)
-    if bool(data.get("models")) == bool(data.get("slices")):
-        raise ConfigError("mergekit configuration: expected either 'models' or 'slices'.")
-    return data
-
-
-def _mapping(value: Any, where: str) -> Mapping[str, Any]:
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
-        raise ConfigError(f"mergekit configuration: {where} must be a mapping, got {value!r}.")
-    return value
-
-
-def _sources(entries: Any, where: str) -> list[tuple[_Source, Any]]:
-    """Sources with their layer ranges (None where none is given)."""
-    found: list[tuple[_Source, Any]] = []
-    if not isinstance(entries, list) or not entries:
-        raise ConfigError(f"mergekit configuration: {where} must be a list of models.")
-    for raw in entries:
-        entry = _mapping(raw, where)
-        model = model_source(entry.get("model"))
-        if any(model == s.model for s, _ in found):
-            raise ConfigError(f"mergekit configuration: {where} lists {model!r} twice.")
-        parameters = _mapping(entry.get("parameters"), f"parameters of {model!r}")
-        found.append((_Source(model, parameters), entry.get("layer_range")))
-    return found
-
-
-def _slices(data: Mapping[str, Any]) -> tuple[tuple[_Slice, ...], bool]:
-    """The slices, and whether the last one reaches to the end of the model."""
-    if data.get("models"):
-        sources = tuple(s for s, _ in _sources(data["models"], "models"))
-        return (_Slice(0, 0, sources, {}),), True
-    slices: list[_Slice] = []
-    at = 0
-    if not isinstance(data["slices"], list):
-        raise ConfigError("mergekit configuration: slices must be a list.")
-    for i, raw in enumerate(data["slices"]):
-        part = _mapping(raw, f"slices[{i}]")
-        for key in ("base_model", "residual_weight"):
-            if part.get(key) not in {None, data.get("base_model")}:
-                raise ConfigError(f"mergekit configuration: slices[{i}].{key} is not supported.")
-        pairs = _sources(part.get("sources"), f"slices[{i}].sources")
-        ranges = [r for _, r in pairs]
-        if any(not (isinstance(r, list) and len(r) == 2) for r in ranges):
-            raise ConfigError(
-                f"mergekit configuration: slices[{i}]: layer_range must be [first, end), got "
-                f"{ranges}."
-            )
-        first, stop = (int(x) for x in ranges[0])
-        if any(r != ranges[0] for r in ranges) or first != at or stop <= first:
-            raise ConfigError(
-                f"mergekit configuration: slices[{i}] takes layers {ranges}; expected every model "
-                f"from layer {at} on. Slices that stack, repeat, skip or reorder layers are not "
-                "supported: evomerge merges models layer by layer."
-            )
-        at = stop
-        sources = tuple(s for s, _ in pairs)
-        slices.append(
-            _Slice(
-                first, stop, sources, _mapping(part.get("parameters"), f"slices[{i}].parameters")
-            )
-        )
-    return tuple(slices), False
-
-
-def _roles(plan: _Plan, used: Sequence[str], notes: list[str]) -> tuple[str | None, list[str]]:
+def _roles(plan: Plan, used: Sequence[str], notes: list[str]) -> tuple[str | None, list[str]]:
     """The base and the experts, in column order."""
     if plan.method == "task_arithmetic":
         if plan.base is None:
@@ -420,7 +199,7 @@ def _roles(plan: _Plan, used: Sequence[str], notes: list[str]) -> tuple[str | No
     return None, [plan.base, *(m for m in used if m != plan.base)]
 
 
-def _cover(plan: _Plan, n_layers: int, *, open_end: bool) -> _Plan:
+def _cover(plan: Plan, n_layers: int, *, open_end: bool) -> Plan:
     if open_end:
         whole = dataclasses.replace(plan.slices[0], stop=n_layers)
         return dataclasses.replace(plan, slices=(whole,))
@@ -432,7 +211,7 @@ def _cover(plan: _Plan, n_layers: int, *, open_end: bool) -> _Plan:
     return plan
 
 
-def _note_ignored(plan: _Plan, notes: list[str]) -> None:
+def _note_ignored(plan: Plan, notes: list[str]) -> None:
     levels = [plan.parameters]
     for part in plan.slices:
         levels += [part.parameters, *(s.parameters for s in part.sources)]
@@ -453,30 +232,6 @@ def _dtype(data: Mapping[str, Any], notes: list[str]) -> str:
             "rounds once."
         )
     return name
-
-
-def _evaluate(name: str, setting: Any, tensor: str, t: float) -> float | None:
-    """A number, a gradient, or a list of filters, at one tensor."""
-    if isinstance(setting, (bool, int, float)):
-        return float(setting)
-    if isinstance(setting, Mapping):
-        setting = [setting]
-    if isinstance(setting, list) and setting:
-        if all(isinstance(v, (bool, int, float)) for v in setting):
-            at = t * (len(setting) - 1)
-            left = int(at)
-            right = min(left + 1, len(setting) - 1)
-            return float((1 - (at - left)) * setting[left] + (at - left) * setting[right])
-        if all(isinstance(v, Mapping) and "value" in v for v in setting):
-            for v in setting:
-                wanted = v.get("filter")
-                if wanted is None or wanted == "*" or str(wanted) in tensor:
-                    return _evaluate(name, v["value"], tensor, t)
-            return None
-    raise ConfigError(
-        f"mergekit configuration: parameter {name!r} must be a number, a list of numbers or a "
-        f"list of {{filter, value}}, got {setting!r}."
-    )
 
 
 def _normalised(tensor: str, row: Row) -> Row:
@@ -590,9 +345,9 @@ def _check_written(
     data: Mapping[str, Any], rows: Mapping[str, Row], models: Sequence[str]
 ) -> None:
     """Reads the configuration back as mergekit would; a guard against surprising names."""
-    slices, _ = _slices(data)
+    slices, _ = read_slices(data)
     base = model_source(data["base_model"]) if data.get("base_model") else None
-    plan = _Plan(data["merge_method"], base, slices, data.get("parameters", {}))
+    plan = Plan(data["merge_method"], base, slices, data.get("parameters", {}))
     for name, row in rows.items():
         tensor = MergeTensor(name, (), layer_of(name), role_of(name))
         if plan.row(tensor, models)[0] != row:

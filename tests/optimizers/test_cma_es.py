@@ -1,0 +1,140 @@
+"""CMA-ES: known optima, warm starts, generations, restarts."""
+
+import numpy as np
+import pytest
+from optimizer_fakes import MATH, best, make_trial, references, running, simulate
+
+from evomerge.errors import ConfigError
+from evomerge.optimizers.cma_es import CmaEs, _losses
+from evomerge.scale import Scale
+from evomerge.trial import TrialState
+
+
+def new(dim=6, **settings):
+    start = settings.pop("start", np.full(dim, 0.5))
+    return CmaEs(dim=dim, seed=2, objectives=(MATH,), start=start, **settings)
+
+
+def score_of(loss):
+    return lambda x: {"math": -float(loss(x))}
+
+
+@pytest.mark.parametrize("workers", [1, 8])
+def test_rotated_ellipsoid(workers):
+    rng = np.random.default_rng(0)
+    Q, _ = np.linalg.qr(rng.standard_normal((6, 6)))
+    A, target = Q @ np.diag(100 ** np.linspace(-1, 0, 6)) @ Q.T, rng.uniform(0.2, 0.8, 6)
+
+    def loss(x):
+        return (x - target) @ A @ (x - target)
+
+    log = simulate(new(), score_of(loss), 600, workers=workers)
+    assert -best(log, lambda x: -loss(x)) < 1e-5
+
+
+def test_optimum_on_the_boundary():
+    """Half the coordinates at a bound, with the slope pointing past it."""
+    target = np.array([-0.2, 0.4, -0.2, 0.7, 1.2, 0.5])
+    floor = np.mean((np.clip(target, 0, 1) - target) ** 2)
+
+    def loss(x):
+        return np.mean((x - target) ** 2) - floor
+
+    log = simulate(new(), score_of(loss), 600, workers=4)
+    assert -best(log, lambda x: -loss(x)) < 1e-3
+
+
+def test_start_in_a_corner():
+    log = simulate(
+        new(start=np.zeros(6)), score_of(lambda x: np.mean((x - 0.6) ** 2)), 300, workers=2
+    )
+    assert -best(log, lambda x: -np.mean((x - 0.6) ** 2)) < 1e-3
+
+
+def test_learns_variances_in_many_dimensions():
+    def loss(x):
+        return np.mean((x - 0.3) ** 2)
+
+    optimizer = new(dim=40)
+    log = simulate(optimizer, score_of(loss), 400, workers=4)
+    assert optimizer._run._axes is None
+    assert -best(log, lambda x: -loss(x)) < 0.2 * loss(np.full(40, 0.5))
+
+
+def test_mean_starts_at_the_best_reference_inside():
+    optimizer = new(dim=30, sigma0=0.01)
+    warm = references(30, lambda x: {"math": float(x[0])})  # the expert in the space is best
+    optimizer.tell(warm)
+    assert np.mean(optimizer.ask(40, 4)) > 0.95
+    plain = new(dim=30, sigma0=0.01, start=np.full(30, 0.2))
+    plain.tell(warm[:2])  # none of these lies in the space
+    assert np.mean(plain.ask(40, 4)) == pytest.approx(0.2, abs=0.01)
+
+
+def test_waits_for_references():
+    pending = running(0, None, kind="reference")
+    assert new().ask(3, 1, (pending,)) == []
+    assert len(new().ask(3, 1, (running(0, np.zeros(6)),))) == 3
+
+
+def test_failed_trials_are_no_part_of_a_generation():
+    a, b = new(popsize=5), new(popsize=5)
+    rng = np.random.default_rng(0)
+    for number in range(20):
+        x = rng.random(6)
+        trial = make_trial(number, x, {"math": float(x[0])})
+        a.tell([trial])
+        b.tell([make_trial(50 + number, rng.random(6)), trial])
+    assert np.array_equal(a.ask(1, 99)[0], b.ask(1, 99)[0])
+
+
+def test_pruned_rank_below_every_complete():
+    pruned = TrialState.PRUNED
+    trials = [
+        make_trial(0, [0.1], {"math": 0.9}, state=pruned),
+        make_trial(1, [0.1], {"math": 0.2}),
+        make_trial(2, [0.1], None, state=pruned),
+        make_trial(3, [0.1], {"math": 0.5}),
+        make_trial(4, [0.1], {"math": 0.3}, state=pruned),
+    ]
+    losses = _losses(trials, Scale.fit((MATH,), ()))
+    assert np.argsort(losses).tolist() == [3, 1, 0, 4, 2]
+    assert np.isfinite(_losses([trials[2], trials[0]], Scale.fit((MATH,), ()))).all()
+
+
+def test_restarts_after_convergence_and_goes_on():
+    optimizer = new(dim=2, tolx=1e-2)
+    log = simulate(optimizer, score_of(lambda x: np.sum((x - 0.3) ** 2)), 600, workers=4)
+    assert optimizer._restarts >= 2
+    assert optimizer._run.popsize == 6 * 2**optimizer._restarts
+    last = np.array([t.x for t in log.told[-20:]])
+    assert np.ptp(last) > 0.05, "a restart searches anew"
+
+
+def test_two_basins_are_both_found_by_restarts():
+    """A wide, worse basin around the start and a narrow, better one elsewhere."""
+
+    def loss(x):
+        return min(0.2 + np.mean((x - 0.5) ** 2), 4 * np.mean((x - 0.9) ** 2))
+
+    log = simulate(new(dim=2, tolx=1e-2, sigma0=0.05), score_of(loss), 800, workers=2)
+    assert -best(log, lambda x: -loss(x)) < 0.01
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"sigma0": 0},
+        {"sigma0": 1.5},
+        {"sigma0": "wide"},
+        {"popsize": 2},
+        {"popsize": 4.5},
+        {"diagonal_above": -1},
+        {"tolx": 0.0},
+        {"restart_growth": 0.5},
+    ],
+    ids=str,
+)
+def test_settings_are_validated(bad):
+    with pytest.raises(ConfigError, match=next(iter(bad))):
+        new(**bad)

@@ -1,0 +1,210 @@
+"""Recipes become weights: in place, exactly, tied heads and all."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from evomerge.errors import CheckpointError, ConfigError, UnknownNameError
+from evomerge.experts import ExpertPool, MergeTensor
+from evomerge.groups import GroupSpec, build_groups
+from evomerge.materialize import (
+    LiveModel,
+    Merger,
+    check_recipe,
+    check_settings,
+    match_parameters,
+    rows,
+)
+from evomerge.recipe import ModelRef, Recipe
+from tests import models
+
+CASES = [("llama", True), ("llama", False), ("qwen2", True), ("gpt2", True)]
+
+
+def open_family(arch: str = "llama", tie: bool = True, dtype: str = "float32") -> ExpertPool:
+    f = models.family(arch, tie, dtype)
+    return ExpertPool.open(str(f["base"]), {"a": str(f["expert_a"]), "b": str(f["expert_b"])})
+
+
+def random_recipe(pool: ExpertPool, method: str = "task_arithmetic", seed: int = 0) -> Recipe:
+    spec = GroupSpec(blocks=2, roles="split", outside="split")
+    groups = tuple(g.group for g in build_groups(spec, pool.tensors, pool.n_layers))
+    weights = np.random.default_rng(seed).uniform(0.1, 0.9, (len(groups), len(pool.experts)))
+    base = pool.base.ref if pool.base else None
+    return Recipe(method, pool.refs, base, groups, {"weight": weights})
+
+
+def naive(pool: ExpertPool, recipe: Recipe) -> dict[str, torch.Tensor]:
+    """The formulas of both methods in float64."""
+    merged = {}
+    for name, coefficients in rows(recipe):
+        base, experts = pool.sources(name)
+        w = coefficients["weight"]
+        if recipe.method == "linear":
+            terms = [c / sum(w) * e.double() for c, e in zip(w, experts, strict=True)]
+            merged[name] = sum(terms[1:], terms[0])
+        else:
+            assert base is not None
+            merged[name] = base.double().clone()
+            for c, e in zip(w, experts, strict=True):
+                merged[name] += c * (e.double() - base.double())
+    return merged
+
+
+@pytest.mark.parametrize(("arch", "tie"), CASES)
+@pytest.mark.parametrize("method", ["linear", "task_arithmetic"])
+def test_live_model_holds_the_merge(
+    arch: str, tie: bool, method: str, device: torch.device
+) -> None:
+    pool = open_family(arch, tie)
+    recipe = random_recipe(pool, method)
+    check_recipe(recipe, pool)
+    live = LiveModel(pool, device)
+    Merger(pool, method, {}, device).merge(recipe, live.tensors)
+    state = live.model.state_dict()
+    for name, expected in naive(pool, recipe).items():
+        assert torch.allclose(state[name].double().cpu(), expected, rtol=1e-6, atol=1e-7), name
+    head = live.model.get_output_embeddings().weight
+    embedding = live.model.get_input_embeddings().weight
+    assert (head.data_ptr() == embedding.data_ptr()) == tie
+    with torch.no_grad():
+        logits = live.model(torch.tensor([[1, 2, 3]], device=device)).logits
+    assert torch.isfinite(logits).all()
+
+
+def test_no_candidate_leaves_a_trace(device: torch.device) -> None:
+    pool = open_family()
+    live = LiveModel(pool, device)
+    merger = Merger(pool, "task_arithmetic", {}, device)
+    first, second = random_recipe(pool, seed=0), random_recipe(pool, seed=1)
+    merger.merge(first, live.tensors)
+    want = {n: t.clone() for n, t in live.tensors.items()}
+    merger.merge(second, live.tensors)
+    assert not all(torch.equal(t, live.tensors[n]) for n, t in want.items())
+    merger.merge(first, live.tensors)
+    assert all(torch.equal(t, live.tensors[n]) for n, t in want.items())
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_narrow_model_of_wide_experts_is_rounded_once(dtype: str, device: torch.device) -> None:
+    pool = open_family()
+    recipe = random_recipe(pool)
+    live = LiveModel(pool, device, dtype)
+    wide = {t.name: torch.empty(t.shape, device=device) for t in pool.tensors}
+    merger = Merger(pool, recipe.method, {}, device)
+    merger.merge(recipe, live.tensors)
+    merger.merge(recipe, wide)
+    for name, tensor in live.tensors.items():
+        assert tensor.dtype == getattr(torch, dtype)
+        step = torch.finfo(tensor.dtype).eps
+        error = (tensor.double() - wide[name].double()).abs()
+        assert (error <= 0.5001 * step * wide[name].double().abs() + 1e-7).all()
+
+
+def test_auto_dtype_is_the_base_model_s(device: torch.device) -> None:
+    pool = open_family(dtype="bfloat16")
+    assert LiveModel(pool, device).model.dtype == torch.bfloat16
+
+
+def test_experts_stay_mapped_and_untouched() -> None:
+    pool = open_family()
+    name = pool.tensors[-1].name
+    before = [e.tensor(name).clone() for e in pool.experts]
+    merger = Merger(pool, "task_arithmetic", {})
+    basis = merger._prepared(name)
+    assert [b.data_ptr() for b in basis[1:]] == [e.tensor(name).data_ptr() for e in pool.experts]
+    live = LiveModel(pool)
+    merger.merge(random_recipe(pool), live.tensors)
+    assert all(torch.equal(b, e.tensor(name)) for b, e in zip(before, pool.experts, strict=True))
+    merger.forget(name)
+    merger.forget("no such tensor")
+
+
+def test_settings() -> None:
+    with pytest.raises(UnknownNameError, match="task_arithmetic"):
+        check_settings("task_aritmetic", {}, has_base=True)
+    with pytest.raises(ConfigError, match=r"fixed.normalise: .*\['normalize'\]"):
+        check_settings("linear", {"normalise": True}, has_base=False)
+    with pytest.raises(ConfigError, match=r"needs models.base"):
+        check_settings("task_arithmetic", {}, has_base=False)
+
+
+def test_recipe_and_pool_must_fit() -> None:
+    pool = open_family()
+    recipe = random_recipe(pool)
+    weight = recipe.coefficients["weight"]
+
+    def check(message: str, **changes: object) -> None:
+        with pytest.raises(ConfigError, match=message):
+            check_recipe(dataclasses.replace(recipe, **changes), pool)
+
+    check(
+        "merges 1 experts, the pool has 2",
+        models=recipe.models[:1],
+        coefficients={"weight": weight[:, :1]},
+    )
+    other = dataclasses.replace(recipe.models[0], content="0" * 64)
+    check("other weights for 'a'.*000000000000", models=(other, recipe.models[1]))
+    check(
+        "must cover every tensor.*1 differ",
+        groups=(
+            dataclasses.replace(recipe.groups[0], tensors=recipe.groups[0].tensors[1:]),
+            *recipe.groups[1:],
+        ),
+    )
+    check(r"expected the parameters \['weight'\]", coefficients={"wait": weight})
+    unknown = tuple(dataclasses.replace(m, content="") for m in recipe.models)
+    check_recipe(dataclasses.replace(recipe, models=unknown), pool)
+
+
+def test_recipe_without_a_base_needs_a_pool_without_one_or_ignores_it() -> None:
+    pool = open_family()
+    recipe = dataclasses.replace(random_recipe(pool, "linear"), base=None)
+    check_recipe(recipe, pool)
+    f = models.family()
+    bare = ExpertPool.open(None, {"a": str(f["expert_a"]), "b": str(f["expert_b"])})
+    based = dataclasses.replace(recipe, base=ModelRef("base", str(f["base"])))
+    check_recipe(based, bare)
+
+
+def test_unmatched_parameters_are_named() -> None:
+    model = torch.nn.ModuleDict({"up": torch.nn.Linear(2, 2), "down": torch.nn.Linear(2, 2)})
+    tensors = [MergeTensor(n, (2, 2), None, "mlp") for n in ("up.weight", "down.weight")]
+    with pytest.raises(CheckpointError, match=r"2 parameter.*'up.bias'"):
+        match_parameters(model, tensors)
+    tensors += [MergeTensor(n, (2,), None, "mlp") for n in ("up.bias", "down.bias")]
+    assert set(match_parameters(model, tensors)) == {t.name for t in tensors}
+
+
+def test_tensors_that_the_model_lacks_are_left_out() -> None:
+    model = torch.nn.ModuleDict({"up": torch.nn.Linear(2, 2, bias=False)})
+    model.register_buffer("mask", torch.ones(2, 2, dtype=torch.bool))
+    names = ("up.weight", "rotary_emb.inv_freq", "mask")
+    tensors = [MergeTensor(n, (2, 2), None, "mlp") for n in names]
+    assert list(match_parameters(model, tensors)) == ["up.weight"]
+
+
+def test_prefixes_differ_between_checkpoint_and_model() -> None:
+    pool = open_family("gpt2")
+    live = LiveModel(pool)
+    bare = [dataclasses.replace(t, name=t.name.removeprefix("transformer.")) for t in pool.tensors]
+    found = match_parameters(live.model, bare)
+    assert {t.data_ptr() for t in found.values()} == {t.data_ptr() for t in live.tensors.values()}
+
+
+def test_transformers_cannot_load(tmp_path: Path) -> None:
+    import json
+    import shutil
+
+    f = models.family()
+    broken = Path(shutil.copytree(f["base"], tmp_path / "base"))
+    config = json.loads((broken / "config.json").read_text())
+    (broken / "config.json").write_text(json.dumps(config | {"model_type": "no_such_model"}))
+    pool = ExpertPool.open(None, {"a": str(broken)})
+    with pytest.raises(CheckpointError, match="transformers cannot load"):
+        LiveModel(pool)

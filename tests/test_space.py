@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from evomerge.errors import ConfigError, UnknownNameError
+from evomerge.experts import ExpertPool
+from evomerge.recipe import Recipe
+from evomerge.space import SearchSpace, known_spaces, load_space
+
+SPECS = {
+    "blocks": {"method": "task_arithmetic", "groups": {"blocks": 2}},
+    "layers": {"method": "task_arithmetic", "groups": {"blocks": "each", "outside": "split"}},
+    "roles": {"method": "task_arithmetic", "groups": {"blocks": "all", "roles": "split"}},
+    "role groups": {
+        "method": "linear",
+        "groups": {"blocks": 2, "roles": {"attn": ["attention"], "rest": ["mlp", "norm"]}},
+    },
+    "ranges": {"method": "task_arithmetic", "groups": {"blocks": [[0, 0], [1, 3]]}},
+    "global": {
+        "method": "task_arithmetic",
+        "groups": {"blocks": "all"},
+        "parameters": {"weight": {"per": ["expert"]}},
+    },
+    "one number": {
+        "method": "task_arithmetic",
+        "groups": {"blocks": "each"},
+        "parameters": {"weight": {"per": []}},
+    },
+    "per group": {
+        "method": "task_arithmetic",
+        "groups": {"blocks": "each"},
+        "parameters": {"weight": {"per": ["group"], "low": -1, "high": 2}},
+    },
+    "profile": {
+        "method": "task_arithmetic",
+        "groups": {"blocks": "each"},
+        "parameters": {"weight": {"knots": 2}},
+    },
+    "profile by role": {
+        "method": "task_arithmetic",
+        "groups": {"blocks": "each", "roles": "split", "outside": "split"},
+        "parameters": {"weight": {"knots": 3}},
+    },
+    "steps": {
+        "method": "task_arithmetic",
+        "groups": {"blocks": 2},
+        "parameters": {"weight": {"low": 0, "high": 1, "step": 0.3, "default": 0.3}},
+    },
+    "custom": {
+        "method": "task_arithmetic",
+        "groups": {"blocks": 1, "custom": {"queries": r"q_proj"}},
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def pool(family) -> ExpertPool:
+    experts = {k: str(v) for k, v in family.items() if k != "base"}
+    return ExpertPool.open(str(family["base"]), experts)
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_every_tensor_is_in_exactly_one_group(name, pool) -> None:
+    space = SearchSpace(SPECS[name], pool)
+    tensors = [t for g in space.groups for t in g.group.tensors]
+    assert sorted(tensors) == sorted(t.name for t in pool.tensors)
+    assert space.dim == len(space.names) == len(set(space.names))
+
+
+@pytest.mark.parametrize("name", SPECS)
+@settings(max_examples=20, deadline=None)
+@given(data=st.data())
+def test_encode_inverts_decode(name, pool, data) -> None:
+    space = SearchSpace(SPECS[name], pool)
+    unit = st.floats(0, 1, allow_subnormal=False)
+    x = np.array(data.draw(st.lists(unit, min_size=space.dim, max_size=space.dim)))
+    snapped = space.snap(x)
+    recipe = space.decode(x)
+    np.testing.assert_allclose(space.encode(recipe), snapped, atol=1e-9)
+    assert space.decode(snapped).id == recipe.id
+    assert Recipe.from_yaml(recipe.to_yaml()).id == recipe.id
+
+
+@pytest.mark.parametrize(
+    ("name", "dim"),
+    [("blocks", 4), ("layers", 12), ("global", 2), ("one number", 1), ("per group", 4),
+     ("profile", 4), ("ranges", 4)],
+)
+def test_dimensions(name, dim, pool) -> None:
+    assert SearchSpace(SPECS[name], pool).dim == dim
+
+
+def test_profile_is_linear_in_depth(pool) -> None:
+    space = SearchSpace(SPECS["profile"], pool)
+    x = np.array([0.0, 0.0, 1.0, 1.0]) / 1.0
+    weight = space.decode(x).coefficients["weight"]
+    np.testing.assert_allclose(weight[:, 0], 1.5 * np.array([0, 1, 2, 3]) / 3)
+
+
+def test_steps_are_snapped_and_stay_inside(pool) -> None:
+    space = SearchSpace(SPECS["steps"], pool)
+    x = space.snap(np.full(space.dim, 0.99))
+    np.testing.assert_allclose(space.values(x), 0.9)
+    np.testing.assert_allclose(space.values(space.start), 0.3)
+
+
+@pytest.mark.parametrize(
+    ("spec", "error", "words"),
+    [
+        ({}, ConfigError, "names no merge method"),
+        ({"method": "task_arithmetik"}, UnknownNameError, "Did you mean 'task_arithmetic'"),
+        ({"method": "linear", "grops": {}}, UnknownNameError, "Did you mean 'groups'"),
+        ({"method": "linear", "groups": {"blocks": 9}}, ConfigError, "1 to 4 blocks"),
+        ({"method": "linear", "groups": {"blocks": [[0, 1]]}}, ConfigError, "exactly once"),
+        ({"method": "linear", "groups": {"roles": {"a": ["atention"]}}}, UnknownNameError,
+         "Did you mean 'attention'"),
+        ({"method": "linear", "groups": {"custom": {"a": "("}}}, ConfigError, "regular expr"),
+        ({"method": "linear", "groups": {"custom": {"a": "nothing"}}}, ConfigError, "no tensor"),
+        ({"method": "linear", "parameters": {"wieght": 1}}, UnknownNameError, "'weight'"),
+        ({"method": "linear", "parameters": {"weight": 1.0}}, ConfigError, "is empty"),
+        ({"method": "linear", "parameters": {"weight": {"low": 2, "high": 1}}}, ConfigError,
+         "low must be <= high"),
+        ({"method": "linear", "parameters": {"weight": {"low": "a"}}}, ConfigError, "finite"),
+        ({"method": "linear", "fixed": {"normalise": True}}, ConfigError, "no such setting"),
+    ],
+)  # fmt: skip
+def test_bad_spaces(spec, error, words, pool) -> None:
+    with pytest.raises(error, match=words):
+        SearchSpace(spec, pool)
+
+
+def test_encode_refuses_what_it_cannot_express(pool) -> None:
+    fine = SearchSpace(SPECS["blocks"], pool)
+    coarse = SearchSpace({**SPECS["blocks"], "parameters": {"weight": {"per": ["expert"]}}}, pool)
+    x = np.array([0.1, 0.2, 0.3, 0.4])
+    with pytest.raises(ConfigError, match="varies"):
+        coarse.encode(fine.decode(x))
+    with pytest.raises(ConfigError, match="outside"):
+        fine.encode(fine.recipe({"weight": np.full((2, 2), 1.6)}))
+    with pytest.raises(ConfigError, match="layer groups"):
+        fine.encode(SearchSpace(SPECS["layers"], pool).decode(np.full(12, 0.5)))
+
+
+def test_decode_checks_its_input(pool) -> None:
+    space = SearchSpace(SPECS["blocks"], pool)
+    with pytest.raises(ConfigError, match="shape"):
+        space.decode(np.zeros(3))
+    with pytest.raises(ConfigError, match=r"\[0, 1\]"):
+        space.decode(np.full(4, 1.1))
+
+
+@pytest.mark.parametrize("name", sorted(known_spaces()))
+def test_every_packaged_space_loads(name, pool) -> None:
+    spec = load_space(name)
+    assert spec["description"]
+    space = SearchSpace(spec, pool)
+    assert space.decode(space.start).groups

@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from evomerge.errors import StudyError
+from evomerge.optimizers.cma_es import CmaEs
+from evomerge.optimizers.nsga2 import Nsga2
+from evomerge.optimizers.random_search import Random
+from evomerge.run import Run
+from evomerge.store import TrialStore, open_run
+from evomerge.study import Study
+from evomerge.trial import Trial, TrialState
+from tests.fakes import AXES, DIM, OBJECTIVES, BoxSpace, FakeExecutor, recipe
+
+SEARCHED = tuple(o for o in OBJECTIVES if o.search)
+OPTIMIZERS: dict[str, Callable] = {"random": Random, "cma_es": CmaEs, "nsga2": Nsga2}
+
+
+def references() -> list:
+    half = np.full(DIM, 0.5)
+    return [
+        ("base", recipe(0.0), np.zeros(DIM)),
+        ("expert one", recipe([[1.0, 0.0], [1.0, 0.0]]), np.array([1.0, 0.0, 1.0, 0.0])),
+        ("expert two", recipe([[0.0, 1.0], [0.0, 1.0]]), None),
+        ("uniform average", recipe(0.5), half),
+    ]
+
+
+def build(
+    folder: Path,
+    executor: FakeExecutor,
+    *,
+    optimizer: str = "cma_es",
+    n_trials: int = 20,
+    pareto: bool = False,
+    refs: list | None = None,
+    seed: int = 3,
+) -> tuple[Study, TrialStore]:
+    meta = {"fingerprint": {"seed": seed}, "pareto": pareto, "n_trials": n_trials}
+    store = TrialStore(folder, OBJECTIVES, meta, AXES)
+    study = Study(
+        space=BoxSpace(),
+        optimizer=OPTIMIZERS[optimizer](
+            dim=DIM, seed=seed, objectives=SEARCHED, start=np.full(DIM, 0.5)
+        ),
+        executor=executor,
+        store=store,
+        references=references() if refs is None else refs,
+        n_trials=n_trials,
+        view=lambda trials: Run(folder, OBJECTIVES, tuple(trials), (), meta),
+        n_finalists=2,
+    )
+    return study, store
+
+
+def run(folder: Path, executor: FakeExecutor | None = None, **kwargs) -> list[Trial]:
+    study, store = build(folder, executor or FakeExecutor(), **kwargs)
+    try:
+        assert study.run()
+        return store.load()
+    finally:
+        store.close()
+
+
+def key(t: Trial) -> tuple:
+    values = () if t.scores is None else tuple(sorted(t.scores.values.items()))
+    return (t.number, t.kind, t.split, t.state, t.recipe.id, values)
+
+
+def test_one_whole_study(tmp_path) -> None:
+    trials = run(tmp_path)
+    search = [t for t in trials if t.split == "search"]
+    assert [t.number for t in search] == list(range(24))
+    assert [t.kind for t in search] == ["reference"] * 4 + ["search"] * 20
+    test = {t.number for t in trials if t.split == "test"}
+    assert {0, 1, 2, 3} < test
+    assert len(test) == 5  # the references and the one finalist that select chose
+    assert len({t.number for t in trials if t.split == "select"}) == 6
+    assert all("extra" in t.scores.values for t in trials if t.split == "test")
+
+
+def test_pareto_search_tests_every_finalist(tmp_path) -> None:
+    trials = run(tmp_path, optimizer="nsga2", pareto=True)
+    tested, selected = ({t.number for t in trials if t.split == s} for s in ("test", "select"))
+    assert tested == selected
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_one_seed_one_worker_identical(tmp_path, optimizer) -> None:
+    a = run(tmp_path / "a", optimizer=optimizer)
+    b = run(tmp_path / "b", optimizer=optimizer)
+    assert list(map(key, a)) == list(map(key, b))
+    other = run(tmp_path / "c", optimizer=optimizer, seed=4)
+    assert list(map(key, a)) != list(map(key, other))
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("dies_after", [0, 1, 3, 4, 5, 11, 23, 24, 26, 31])
+def test_killed_at_any_moment_it_resumes_to_the_same_trials(
+    tmp_path, optimizer, dies_after
+) -> None:
+    whole = run(tmp_path / "whole", optimizer=optimizer)
+    first = FakeExecutor(dies_after=dies_after)
+    study, store = build(tmp_path / "cut", first, optimizer=optimizer)
+    with pytest.raises(SystemExit):
+        study.run()
+    store.close()
+    second = FakeExecutor()
+    again = run(tmp_path / "cut", second, optimizer=optimizer)
+    assert list(map(key, again)) == list(map(key, whole))
+    assert not set(first.evaluated) & set(second.evaluated)
+    retried = [t for t in again if t.attempt]
+    assert len(retried) <= 1  # only what was in flight
+
+
+def test_killed_between_store_and_tell(tmp_path, monkeypatch) -> None:
+    whole = run(tmp_path / "whole")
+    study, store = build(tmp_path / "cut", FakeExecutor())
+    told = 0
+
+    def take(trial: Trial) -> None:
+        nonlocal told
+        told += 1
+        if told == 10:
+            raise SystemExit
+        original(trial)
+
+    original = study._take
+    monkeypatch.setattr(study, "_take", take)
+    with pytest.raises(SystemExit):
+        study.run()
+    store.close()
+    assert list(map(key, run(tmp_path / "cut"))) == list(map(key, whole))
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_extending_equals_the_longer_study(tmp_path, optimizer) -> None:
+    longer = run(tmp_path / "longer", optimizer=optimizer, n_trials=20)
+    run(tmp_path / "grown", optimizer=optimizer, n_trials=7)
+    executor = FakeExecutor()
+    grown = run(tmp_path / "grown", executor, optimizer=optimizer, n_trials=20)
+
+    def searched(trials: list[Trial]) -> list:
+        return [key(t) for t in trials if t.split == "search"]
+
+    assert searched(grown) == searched(longer)
+    assert sum(split == "search" for _, split in executor.evaluated) == 13
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_many_workers_out_of_order_with_failures(tmp_path, optimizer) -> None:
+    executor = FakeExecutor(4, seed=1, fails=lambda t: t.kind == "search" and t.number % 5 == 0)
+    trials = run(tmp_path, executor, optimizer=optimizer, n_trials=40)
+    search = [t for t in trials if t.kind == "search" and t.split == "search"]
+    assert sorted(t.number for t in search) == list(range(4, 44))
+    failed = [t for t in search if t.state is TrialState.FAILED]
+    assert {t.number for t in failed} == set(range(5, 44, 5))
+    assert all("on purpose" in t.error for t in failed)
+
+
+def test_known_recipes_are_copied_not_evaluated(tmp_path) -> None:
+    refs = [*references(), ("again", recipe(0.5), np.full(DIM, 0.5))]
+    executor = FakeExecutor()
+    trials = run(tmp_path, executor, refs=refs)
+    again = next(t for t in trials if t.label == "again")
+    # the uniform average may still be running when its twin is submitted; once told, it is copied
+    twin = next(t for t in trials if t.label == "uniform average")
+    assert again.scores.values == twin.scores.values
+
+
+def test_a_proposal_that_was_scored_already_is_copied(tmp_path) -> None:
+    class Stubborn(Random):
+        def ask(self, n, first, pending=()):
+            return [np.full(DIM, 0.25)] * n
+
+    executor = FakeExecutor()
+    study, store = build(tmp_path, executor, n_trials=5)
+    study._optimizer = Stubborn(dim=DIM, seed=0, objectives=SEARCHED, start=np.full(DIM, 0.5))
+    assert study.run()
+    search = [t for t in store.load() if t.kind == "search" and t.split == "search"]
+    store.close()
+    assert len(search) == 5
+    assert [t.copied_from for t in search] == [None, 4, 4, 4, 4]
+    assert executor.evaluated.count((4, "search")) == 1
+    assert len([e for e in executor.evaluated if e[1] == "search"]) == 5
+    run_ = open_run(tmp_path)
+    assert run_.trials[-1].scores is not None
+    copied = next(t for t in run_.trials if t.copied_from is not None)
+    assert copied.scores.per_example["a"] is not None
+
+
+def test_hopeless_study_stops_with_the_first_traceback(tmp_path) -> None:
+    study, store = build(tmp_path, FakeExecutor(fails=lambda t: True))
+    with pytest.raises(StudyError, match="Boom: on purpose"):
+        study.run()
+    store.close()
+
+
+def test_stop_finishes_what_runs_and_continues_later(tmp_path) -> None:
+    whole = run(tmp_path / "whole")
+
+    class Stopper:
+        def phase(self, phase, total): ...
+        def started(self, trial): ...
+        def told(self, trial):
+            if trial.number == 12:
+                study.stop()
+
+    study, store = build(tmp_path / "cut", FakeExecutor())
+    study._observer = Stopper()
+    assert not study.run()
+    assert all(t.finished for t in store.load())
+    store.close()
+    assert list(map(key, run(tmp_path / "cut"))) == list(map(key, whole))
+
+
+def test_dry_run_keeps_what_it_scored(tmp_path) -> None:
+    study, store = build(tmp_path, FakeExecutor())
+    assert not study.run(dry=True)
+    assert [t.number for t in store.load()] == [0, 1]
+    store.close()
+    executor = FakeExecutor()
+    run(tmp_path, executor)
+    assert (0, "search") not in executor.evaluated
+    assert (2, "search") in executor.evaluated
