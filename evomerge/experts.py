@@ -192,7 +192,7 @@ def _tied_head(checkpoint: Checkpoint, tensor: TensorInfo) -> bool:
 
 
 def _check_fits(anchor: Checkpoint, other: Checkpoint) -> None:
-    """Raises CheckpointError unless ``other`` is the same architecture with the same vocabulary."""
+    """Raises CheckpointError unless both have one architecture and one vocabulary."""
     pair = f"{anchor.name!r} and {other.name!r}"
     for key in _FUNCTION_KEYS:
         a, b = anchor.config.get(key), other.config.get(key)

@@ -42,8 +42,7 @@ class Objective:
         filter: lm-eval filter of that metric; ``"none"`` unless the task defines filters.
         direction: Which way the raw value gets better.
         weight: Share in the weighted-mean scalarisation; >= 0.
-        search: False for a number that is only reported: it is scored on the select and test
-            splits, never during the search.
+        search: False for a number that is only reported: it is scored on the test split alone.
     """
 
     name: str

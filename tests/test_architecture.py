@@ -75,9 +75,7 @@ def test_no_cycles_between_rooms() -> None:
         visit(name, ())
 
 
-@pytest.mark.parametrize(
-    "path", sorted((ROOT / "optimizers").glob("*.py")), ids=lambda p: p.stem
-)
+@pytest.mark.parametrize("path", sorted((ROOT / "optimizers").glob("*.py")), ids=lambda p: p.stem)
 def test_optimizers_know_only_trials(path: Path) -> None:
     allowed = {"optimizers", "trial", "scale", "pareto", "geometry", "recipe", "errors"}
     assert rooms_of(path) <= allowed

@@ -67,7 +67,7 @@ def test_shards(folder: Path) -> None:
     checkpoint = Checkpoint.open("base", str(folder))
     assert all(torch.equal(checkpoint.tensor(n), t) for n, t in want.items())
     (folder / files[1]).unlink()
-    with pytest.raises(CheckpointError, match="1 of 2 shards are missing.*00002-of-00002"):
+    with pytest.raises(CheckpointError, match=r"1 of 2 shards are missing.*00002-of-00002"):
         Checkpoint.open("base", str(folder))
 
 
@@ -120,7 +120,10 @@ def test_truncated(folder: Path) -> None:
         Checkpoint.open("base", str(folder))
 
 
-@pytest.mark.parametrize("data", [b"", b"\x01", b"\xff" * 64, b"\x08" + b"\0" * 7 + b"not json", b"\x01" + b"\0" * 7 + b"3"])
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\x01", b"\xff" * 64, b"\x08" + b"\0" * 7 + b"not json", b"\x01" + b"\0" * 7 + b"3"],
+)
 def test_not_safetensors(folder: Path, data: bytes) -> None:
     (folder / WEIGHTS).write_bytes(data)
     with pytest.raises(CheckpointError, match="not a readable safetensors file"):
@@ -129,13 +132,13 @@ def test_not_safetensors(folder: Path, data: bytes) -> None:
 
 def test_pickled_weights_only(folder: Path) -> None:
     (folder / WEIGHTS).rename(folder / "pytorch_model.bin")
-    with pytest.raises(CheckpointError, match="only pickled weights.*save_pretrained"):
+    with pytest.raises(CheckpointError, match=r"only pickled weights.*save_pretrained"):
         Checkpoint.open("base", str(folder))
 
 
 def test_lora(folder: Path) -> None:
     (folder / WEIGHTS).rename(folder / "adapter_model.safetensors")
-    with pytest.raises(CheckpointError, match="LoRA adapter.*merge_and_unload"):
+    with pytest.raises(CheckpointError, match=r"LoRA adapter.*merge_and_unload"):
         Checkpoint.open("base", str(folder))
 
 
@@ -148,11 +151,13 @@ def test_lora_without_a_model_configuration(folder: Path) -> None:
 
 def test_no_weights(folder: Path) -> None:
     (folder / WEIGHTS).unlink()
-    with pytest.raises(CheckpointError, match="no model.safetensors"):
+    with pytest.raises(CheckpointError, match=r"no model.safetensors"):
         Checkpoint.open("base", str(folder))
 
 
-@pytest.mark.parametrize(("text", "message"), [(None, "no config.json"), ("{", "not valid JSON"), ("[]", "no mapping")])
+@pytest.mark.parametrize(
+    ("text", "message"), [(None, "no config.json"), ("{", "not valid JSON"), ("[]", "no mapping")]
+)
 def test_configuration(folder: Path, text: str | None, message: str) -> None:
     (folder / "config.json").unlink()
     if text is not None:
@@ -175,9 +180,7 @@ def test_no_such_folder(source: str) -> None:
 
 
 @pytest.mark.parametrize("source", ["org/model", "org/model@v1"])
-def test_hub(
-    source: str, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_hub(source: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = {}
 
     def download(repo: str, revision: str | None, allow_patterns: list[str]) -> str:

@@ -86,8 +86,15 @@ def test_encode_inverts_decode(name, pool, data) -> None:
 
 @pytest.mark.parametrize(
     ("name", "dim"),
-    [("blocks", 4), ("layers", 12), ("global", 2), ("one number", 1), ("per group", 4),
-     ("profile", 4), ("ranges", 4)],
+    [
+        ("blocks", 4),
+        ("layers", 12),
+        ("global", 2),
+        ("one number", 1),
+        ("per group", 4),
+        ("profile", 4),
+        ("ranges", 4),
+    ],
 )
 def test_dimensions(name, dim, pool) -> None:
     assert SearchSpace(SPECS[name], pool).dim == dim

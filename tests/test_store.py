@@ -115,7 +115,9 @@ def test_refuses_a_running_trial(tmp_path) -> None:
 
 def test_other_configuration(tmp_path) -> None:
     store(tmp_path).close()
-    with pytest.raises(RunFolderError, match=r"another configuration \(seed differ: seed: 0 there"):
+    with pytest.raises(
+        RunFolderError, match=r"another configuration \(seed differ: seed: 0 there"
+    ):
         store(tmp_path, fingerprint={"seed": 1, "space": {"method": "x"}})
     store(tmp_path, n_trials=50).close()  # a budget is not part of the fingerprint
     assert open_run(tmp_path).meta["n_trials"] == 50

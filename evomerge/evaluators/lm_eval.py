@@ -31,9 +31,9 @@ from evomerge.evaluators.tasks import (
     check_objective,
     find_tasks,
     include_folders,
+    lean,
     list_tasks,
     load_task,
-    quiet,
 )
 from evomerge.recipe import Recipe
 from evomerge.trial import SPLITS, Objective, Scores, Split
@@ -154,7 +154,7 @@ class LmEval:
                 "apply_chat_template is set, but the tokenizer has no chat template. Take the "
                 "tokenizer of an instruction-tuned expert, or set it to false."
             )
-        with quiet():
+        with lean():
             self._live = LiveModel(
                 model, tokenizer, self.options.batch_size, self.options.max_length
             )
@@ -168,7 +168,8 @@ class LmEval:
         Args:
             model: The model given to :meth:`prepare`, with any weights.
             recipe: Not looked at.
-            split: Which documents; on ``search`` only objectives with ``search=True``.
+            split: Which documents. Objectives with ``search=False`` are scored on ``test`` only:
+                what is merely reported must not sway the choice between finalists.
 
         Returns:
             Signed values, their standard errors (see :mod:`evomerge.evaluators.metrics`) and, in
@@ -191,7 +192,7 @@ class LmEval:
         built = self._built.get(split) or self._build(split)
         start = time.perf_counter()
         asked = self._asked(split)
-        with quiet(), torch.inference_mode():
+        with lean(), torch.inference_mode():
             model.train(mode=False)
             self._live.answer(model, built.requests)
             results: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
@@ -281,7 +282,7 @@ class LmEval:
                     f"task {name!r}: the documents of the {split} split are not those that the "
                     "driver saw. Its data files differ between machines, or changed meanwhile."
                 )
-        with quiet():
+        with lean():
             requests = self._live.encode([i for group in instances.values() for i in group])
         self._built[split] = _Built(instances, requests)
         return self._built[split]

@@ -14,7 +14,7 @@ from typing import Any
 from evomerge.errors import TaskError
 from evomerge.evaluators.options import Options
 from evomerge.evaluators.splits import Sizes, assign, content_hash, digest
-from evomerge.evaluators.tasks import TaskSource, quiet
+from evomerge.evaluators.tasks import TaskSource, lean
 from evomerge.trial import SPLITS, Split
 
 
@@ -70,7 +70,7 @@ def build_requests(
     Returns:
         Instances; their ``doc_id`` counts from 0 within ``ids``.
     """
-    with quiet():
+    with lean():
         task.set_fewshot_seed(options.fewshot_seed)
         task.build_all_requests(
             samples=frozenset(ids),  # only asked "contains" and "all below n"; a list is O(n^2)
@@ -131,7 +131,7 @@ def _task_hash(source: TaskSource, task: Any, options: Options) -> str:
         config.pop(where, None)
     shots = int(task.get_config("num_fewshot") or 0)
     try:
-        with quiet():
+        with lean():
             task.set_fewshot_seed(options.fewshot_seed)
             prompt = task.fewshot_context(task.eval_docs[0], num_fewshot=shots)
             pool = [content_hash(d) for d in task.fewshot_docs() or ()] if shots else []

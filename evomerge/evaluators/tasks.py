@@ -43,20 +43,26 @@ class TaskSource:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Without lm-eval's log lines and progress bars, and without those of ``datasets``."""
+def lean() -> Iterator[None]:
+    """lm-eval without log lines and progress bars, and with each template compiled once.
+
+    On its own it compiles a task's jinja templates again for every document: nearly all of what
+    building a request, and scoring an answer, costs it.
+    """
     import datasets
     import lm_eval.api.task as task_module
+    import lm_eval.utils
 
     loggers = [logging.getLogger(name) for name in ("lm_eval", "datasets", "transformers")]
     levels = [logger.level for logger in loggers]
     bars = datasets.are_progress_bars_disabled()
-    tqdm = task_module.tqdm
+    tqdm, jinja = task_module.tqdm, lm_eval.utils.env
     try:
         for logger in loggers:
             logger.setLevel(logging.ERROR)
         datasets.disable_progress_bars()
         task_module.tqdm = _no_bar
+        jinja.from_string = _compiled
         yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
@@ -64,6 +70,7 @@ def quiet() -> Iterator[None]:
         if not bars:
             datasets.enable_progress_bars()
         task_module.tqdm = tqdm
+        vars(jinja).pop("from_string", None)
 
 
 def include_folders(include_path: str | Path | Sequence[str | Path] | None) -> tuple[str, ...]:
@@ -89,7 +96,7 @@ def list_tasks(include_path: str | Path | Sequence[str | Path] | None = None) ->
         TaskError: For a YAML file in ``include_path`` that cannot be read.
     """
     folders = include_folders(include_path)
-    with quiet():
+    with lean():
         manager = _included(folders) if folders else _stock()
     return list(manager.all_subtasks)
 
@@ -108,7 +115,7 @@ def find_tasks(names: Sequence[str], folders: Sequence[str]) -> dict[str, TaskSo
         TaskError: For an unreadable YAML file, and for a name that is a group or a tag.
         UnknownNameError: For a name that nobody knows.
     """
-    with quiet():
+    with lean():
         included = _included(folders) if folders else None
         found: dict[str, TaskSource] = {}
         for name in names:
@@ -136,7 +143,7 @@ def load_task(source: TaskSource, options: Options) -> Any:
 
     folder = options.folder if Path(options.folder).is_dir() else "."
     try:
-        with quiet(), contextlib.chdir(folder):
+        with lean(), contextlib.chdir(folder):
             task = TaskManager(include_defaults=False).load([str(source.path)])["tasks"][
                 source.name
             ]
@@ -145,8 +152,8 @@ def load_task(source: TaskSource, options: Options) -> Any:
         reason = next(iter(str(err).splitlines()), "")
         raise TaskError(
             f"task {source.name!r} ({source.path}) could not be loaded: {type(err).__name__}: "
-            f"{reason} If its data set is on the Hugging Face Hub, it needs the network or a "
-            f"filled cache; relative data_files are relative to {options.folder}."
+            f"{reason.rstrip('.')}. If its data set is on the Hugging Face Hub, it needs the "
+            f"network or a filled cache; relative data_files are relative to {options.folder}."
         ) from err
     if getattr(task, "MULTIMODAL", False):
         raise TaskError(f"task {source.name!r} asks about images or sound; only text is scored.")
@@ -252,6 +259,15 @@ def _package() -> Path:
     import lm_eval
 
     return Path(str(lm_eval.__file__)).resolve().parent
+
+
+@functools.lru_cache(maxsize=1024)
+def _compiled(template: str) -> Any:
+    """A jinja template, compiled in lm-eval's environment."""
+    import lm_eval.utils
+
+    env = lm_eval.utils.env
+    return type(env).from_string(env, template)
 
 
 def _no_bar(iterable: Any, **_: Any) -> Any:

@@ -161,7 +161,7 @@ def check_tokenizer(data: Mapping[str, Any], base: str | None, notes: list[str])
                 f"mergekit configuration: tokenizer.{key} changes the vocabulary, which evomerge "
                 "does not; all models must share one vocabulary."
             )
-    if source not in {None, "base"} and (source == "union" or model_source(source) != base):
+    if source not in [None, "base"] and (source == "union" or model_source(source) != base):
         raise ConfigError(
             f"mergekit configuration: tokenizer_source {source!r} is not supported; all models "
             "must share one vocabulary, and the merge takes the base model's tokenizer."
@@ -236,7 +236,7 @@ def read_slices(data: Mapping[str, Any]) -> tuple[tuple[Slice, ...], bool]:
     for i, raw in enumerate(data["slices"]):
         part = as_mapping(raw, f"slices[{i}]")
         for key in ("base_model", "residual_weight"):
-            if part.get(key) not in {None, data.get("base_model")}:
+            if part.get(key) not in [None, data.get("base_model")]:
                 raise ConfigError(f"mergekit configuration: slices[{i}].{key} is not supported.")
         pairs = _sources(part.get("sources"), f"slices[{i}].sources")
         ranges = [r for _, r in pairs]

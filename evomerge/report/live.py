@@ -8,7 +8,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from evomerge.compare import normalised_mean, smallest_visible
+from evomerge.choose import is_single, ranked
+from evomerge.compare import paired_mean, smallest_visible
 from evomerge.report.data import printable
 from evomerge.report.tables import duration
 from evomerge.scale import Scale
@@ -17,7 +18,7 @@ from evomerge.trial import Objective, Trial, TrialState
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-_EVERY = 5.0  # seconds between plain lines
+_EVERY = 10.0  # seconds between plain lines
 
 
 class LiveView:
@@ -195,6 +196,16 @@ class LiveView:
             if self._phase == "search":
                 parts.append(f"{duration((self._n_trials - done) / rate)} left")
         return ", ".join(parts)
+
+    def _lead(self) -> str:
+        """How far the best is ahead of the best single model, with its error bar."""
+        if self._best is None or self._scale is None:
+            return ""
+        singles = ranked([t for t in self._told if is_single(t)], self._scale)
+        if not singles:
+            return ""
+        lead = paired_mean(self._best[1], singles[0], self._scale)
+        return f", {lead.mean:+.3f} ± {lead.stderr:.3f} over {printable(singles[0].label)}"
 
     def _render(self) -> RenderableType:
         from rich.console import Group

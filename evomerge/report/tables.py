@@ -37,6 +37,9 @@ BEST = 10
 MOST = 30
 """At most this many rows of a front or of failures; the JSON form has them all."""
 
+WIDTH = 180
+"""Characters that a line of the widest table takes."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
@@ -323,7 +326,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
     return found
 
 
-def text(run: Run, width: int = 110) -> str:
+def text(run: Run, width: int = WIDTH) -> str:
     """The report as plain text.
 
     Args:
@@ -352,7 +355,10 @@ def show(run: Run, console: Console | None = None) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    console = console or Console()
+    if console is None:
+        console = Console()
+        if not console.is_terminal:
+            console.width = WIDTH
     answer = verdict(run)
     console.print()
     console.print(Text(printable(answer.headline), style="bold"))
@@ -387,7 +393,10 @@ def _show_table(table: Table, console: Console) -> None:
         console.print(Text(table.note, style="dim"))
     shown = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="dim")
     numbered = any(row.pick for row in table.rows)
-    for column in table.columns:
+    narrow = console.width < WIDTH
+    kept = [i for i, c in enumerate(table.columns) if not (narrow and c.name == "95% CI")]
+    for i in kept:
+        column = table.columns[i]
         heading = Text(printable(column.name) if column.name else "")
         if column.unit:
             heading.append(f"\n{column.unit}")
@@ -395,12 +404,12 @@ def _show_table(table: Table, console: Console) -> None:
             heading,
             justify="right" if column.numeric else "left",
             overflow="fold",
-            no_wrap=column.numeric,
+            no_wrap=column.numeric or i == 0,
         )
     if numbered:
         shown.add_column(Text("#"), justify="right", no_wrap=True)
     for row in table.rows:
-        cells = [Text(c.text, style=styles[c.tone]) for c in row.cells]
+        cells = [Text(row.cells[i].text, style=styles[row.cells[i].tone]) for i in kept]
         if numbered:
             cells.append(Text(row.pick.removeprefix("trial="), style="dim"))
         shown.add_row(*cells)

@@ -60,14 +60,27 @@ def test_prepare_leaves_the_model_and_the_tokenizer_alone(task_folder, device, t
         assert tokenizer.pad_token is None
 
 
-def test_search_only_scores_searched_objectives(evaluator, model):
+def test_reported_objectives_are_scored_on_the_test_split_only(evaluator, model):
     searched = {o.name for o in OBJECTIVES if o.search}
-    assert set(evaluator.evaluate(model, None, "search").values) == searched
-    assert set(evaluator.documents("search")) == searched
+    for split, n in (("search", 11), ("select", 10)):
+        assert set(evaluator.evaluate(model, None, split).values) == searched
+        assert evaluator.documents(split) == dict.fromkeys(searched, n)
     everything = {o.name for o in OBJECTIVES}
-    assert set(evaluator.evaluate(model, None, "select").values) == everything
-    assert evaluator.documents("select") == dict.fromkeys(everything, 10)
-    assert evaluator.documents("test")["choice"] == 40 - 11 - 10
+    assert set(evaluator.evaluate(model, None, "test").values) == everything
+    assert evaluator.documents("test") == dict.fromkeys(everything, 40 - 11 - 10)
+
+
+def test_templates_are_compiled_once(evaluator, model, monkeypatch):
+    import jinja2
+
+    evaluator.evaluate(model, None, "search")
+    compiled = []
+    real = jinja2.Environment.compile
+    monkeypatch.setattr(
+        jinja2.Environment, "compile", lambda *a, **k: compiled.append(a) or real(*a, **k)
+    )
+    evaluator.evaluate(model, None, "search")
+    assert not compiled
 
 
 def test_reported_tasks_are_not_asked_during_the_search(task_folder, model, tokenizer):

@@ -43,7 +43,7 @@ def assert_equals_stock(scores, results, evaluator, split):
                     a, b = np.ravel(mine), np.ravel(theirs)
                     np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-5)
     for o in evaluator.objectives:
-        if split == "search" and not o.search:
+        if split != "test" and not o.search:
             assert o.name not in scores.values
             continue
         raw = results["results"][o.task][f"{o.metric},{o.filter}"]
@@ -127,9 +127,8 @@ def test_standard_errors(evaluator, model):
     accuracy = scores.per_example["choice"]
     want = accuracy.std(ddof=1) / math.sqrt(len(accuracy))
     assert scores.stderr["choice"] == pytest.approx(want)
-    for name in ("text", "last"):
-        assert 0 < scores.stderr[name] < abs(scores.values[name])
-    assert math.isnan(evaluator.evaluate(model, None, "select").stderr["mcc"])
+    assert 0 < scores.stderr["text"] < abs(scores.values["text"])
+    assert math.isnan(evaluator.evaluate(model, None, "test").stderr["mcc"])
 
 
 def test_ratio_standard_error_matches_the_bootstrap():

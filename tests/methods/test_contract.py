@@ -13,12 +13,12 @@ from evomerge.methods.kernels import CHUNK, weighted_sum
 
 # The formula of each method in float64: (base, experts, coefficients) -> merge.
 FORMULAS = {
-    "linear": lambda base, experts, c: sum(
-        w * e for w, e in zip(c["weight"], experts, strict=True)
-    )
-    / sum(c["weight"]),
-    "task_arithmetic": lambda base, experts, c: base
-    + sum(w * (e - base) for w, e in zip(c["weight"], experts, strict=True)),
+    "linear": lambda base, experts, c: (
+        sum(w * e for w, e in zip(c["weight"], experts, strict=True)) / sum(c["weight"])
+    ),
+    "task_arithmetic": lambda base, experts, c: (
+        base + sum(w * (e - base) for w, e in zip(c["weight"], experts, strict=True))
+    ),
 }
 # base [1, 2], experts [3, 2] and [1, 6], weight [.5, .25], by hand.
 BY_HAND = {"linear": [7 / 3, 10 / 3], "task_arithmetic": [2.0, 3.0]}
@@ -41,7 +41,8 @@ def sources(
     random = torch.Generator().manual_seed(seed)
     base = torch.randn(tuple(shape), generator=random, dtype=torch.float64)
     experts = [
-        base + 0.1 * torch.randn(tuple(shape), generator=random, dtype=torch.float64) for _ in range(k)
+        base + 0.1 * torch.randn(tuple(shape), generator=random, dtype=torch.float64)
+        for _ in range(k)
     ]
     return Sources(
         "layers.0.mlp.weight", base.to(device, dtype), [e.to(device, dtype) for e in experts]
