@@ -16,7 +16,7 @@ FLOORS = {
     "trial": 3, "scale": 3, "run": 3, "checkpoint": 3, "experts": 3, "groups": 3, "space": 3,
     "materialize": 3,
     "compare": 4, "choose": 4, "store": 4, "optimizers": 4, "evaluators": 4,
-    "executors": 5, "report": 5, "card": 5, "mergekit": 5, "mergekit_evolve": 5, "mergekit_config": 5, "export": 5,
+    "executors": 5, "report": 5, "card": 5, "mergekit": 5, "export": 5,
     "study": 6, "zoo": 6,
     "cli": 7,
 }  # fmt: skip

@@ -263,7 +263,7 @@ def _import(rest: list[str]) -> int:
 
     from evomerge.mergekit import import_evolve
 
-    config = import_evolve(_read(options.file))
+    config = {k: v for k, v in import_evolve(_read(options.file)).items() if v is not None}
     notes = config.pop("notes", [])
     objectives = config.pop("objectives", [])
     config["objective"] = {o.pop("name"): o for o in map(dict, objectives)}

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from evomerge.study import Study
 
 _USER_FILE = "evomerge_user_file"
+# Sections whose keys are the user's own: setting a new one needs no "+" in front.
+OPEN = ("space", "search_space", "objective", "models.experts", "evaluator.splits")
+_OPENED = (*(f"{section}." for section in OPEN), "space=")
 GROUPS = ("models", "optimizer", "evaluator", "executor", "objective")
 
 
@@ -52,6 +55,7 @@ def run_hydra(
     name = "config"
     if rest and rest[0].endswith((".yaml", ".yml")):
         name = _register(Path(rest.pop(0)))
+    rest = [f"++{a}" if a.startswith(_OPENED) else a for a in rest]
     register_resolvers()
     folders: list[Path] = []
 

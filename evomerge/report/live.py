@@ -35,7 +35,7 @@ class LiveView:
         self.quiet = quiet
         self._began = time.monotonic()
         self._display: Any = None
-        self._phase, self._total = "starting", 0
+        self._phase = "starting"
         self._capacity, self._n_trials = 1, 0
         self._scale: Scale | None = None
         self._told: list[Trial] = []
@@ -43,7 +43,7 @@ class LiveView:
         self._fresh: list[float] = []  # when search trials of this sitting were told
         self._best: tuple[float, Trial] | None = None
         self._printed = 0.0
-        self._planned = False
+        self._n_references, self._due_references = 0, 0
         self._searched: list[Objective] = []
         self._bytes, self._n_models = 0, 0
 
@@ -86,7 +86,9 @@ class LiveView:
 
     def phase(self, phase: str, total: int) -> None:
         """See :class:`~evomerge.study.Observer`."""
-        self._phase, self._total = phase, total
+        self._phase = phase
+        if phase == "references":
+            self._due_references = total
         if phase == "search" and self._display is None and self.console.is_terminal:
             from rich.live import Live
 
@@ -124,13 +126,12 @@ class LiveView:
             self._best = None
         if trial.state is TrialState.COMPLETE and trial.kind == "search":
             self._consider(trial)
-        done = sum(t.kind == "reference" for t in self._told)
-        if (
-            fresh
-            and trial.kind == "reference"
-            and not any(t.kind == "reference" for t in self._running.values())
-        ):
-            self._say_plan(done)
+        if fresh and trial.kind == "reference":
+            self._n_references += 1
+            if self._n_references == 1:
+                self._say_cost()
+            if self._n_references == self._due_references:
+                self._say_sight()
         if self._display is None and trial.kind == "search" and fresh:
             now = time.monotonic()
             if now - self._printed > _EVERY or self._counts()[0] == self._n_trials:
@@ -144,16 +145,15 @@ class LiveView:
         if self._best is None or value > self._best[0]:
             self._best = (value, trial)
 
-    def _say_plan(self, n_references: int) -> None:
-        """What the search will take and what it can see, once candidates have been timed."""
+    def _say_cost(self) -> None:
+        """What the search will take, once a candidate has been timed."""
         spent = [
             sum(t.scores.seconds.get(k, 0.0) for k in ("merge", "score"))
             for t in self._told
             if t.scores and t.kind == "reference" and t.split == "search"
         ]
-        if self._planned or not spent:
+        if not spent:
             return
-        self._planned = True
         seconds = statistics.median(spent)
         left = max(0, self._n_trials - self._counts()[0])
         self.say(
@@ -165,11 +165,14 @@ class LiveView:
             f"memory: {size:,.0f} MiB for the live model of each worker, "
             f"{self._n_models * size:,.0f} MiB of checkpoints mapped once per node (as float32)"
         )
+
+    def _say_sight(self) -> None:
+        """What the search can see, once the reference points are scored."""
         scale = Scale.fit(self._searched, self._told)
-        seen = smallest_visible(self._told, scale)
+        seen = smallest_visible([t for t in self._told if t.split == "search"], scale)
         if math.isfinite(seen):
             self.say(
-                f"{n_references} reference points scored; these documents can tell apart "
+                f"{self._n_references} reference points scored; these documents can tell apart "
                 f"differences of {seen:.3f} in the mean normalised score"
             )
 
@@ -183,8 +186,7 @@ class LiveView:
         done, failed, running = self._counts()
         parts = [f"{done}/{self._n_trials} trials"]
         if self._best is not None and self._scale is not None:
-            spread = normalised_mean(self._best[1], self._scale)
-            parts.append(f"best {self._best[0]:.4f} ± {spread.stderr:.4f} ({self._best[1].name})")
+            parts.append(f"best {self._best[0]:.3f} ({self._best[1].name}{self._lead()})")
         if running:
             parts.append(f"{running} running")
         if failed:
@@ -201,7 +203,8 @@ class LiveView:
         """How far the best is ahead of the best single model, with its error bar."""
         if self._best is None or self._scale is None:
             return ""
-        singles = ranked([t for t in self._told if is_single(t)], self._scale)
+        searched = [t for t in self._told if t.split == "search"]
+        singles = ranked([t for t in searched if is_single(t)], self._scale)
         if not singles:
             return ""
         lead = paired_mean(self._best[1], singles[0], self._scale)
