@@ -14,7 +14,7 @@ import torch
 
 from evomerge.errors import CheckpointError, ConfigError
 from evomerge.experts import ExpertPool, MergeTensor
-from evomerge.methods import Sources, method
+from evomerge.methods import Sources, check_settings, method
 from evomerge.recipe import Recipe, Scalar
 
 if TYPE_CHECKING:
@@ -88,22 +88,6 @@ def rows(recipe: Recipe) -> Iterator[tuple[str, dict[str, list[float]]]]:
         coefficients = {name: matrix[g].tolist() for name, matrix in recipe.coefficients.items()}
         for tensor in group.tensors:
             yield tensor, coefficients
-
-
-def check_settings(name: str, fixed: Mapping[str, Scalar], *, has_base: bool) -> None:
-    """Raises ConfigError where a method's fixed settings or its need of a base are not met."""
-    chosen = method(name)
-    for key in fixed:
-        if key not in chosen.fixed:
-            raise ConfigError(
-                f"fixed.{key}: merge method {name!r} has no such setting; it has "
-                f"{sorted(chosen.fixed) or 'none'}."
-            )
-    if chosen.needs_base and not has_base:
-        raise ConfigError(
-            f"merge method {name!r} works on task vectors and needs models.base; give one, or "
-            "choose a method without a base, such as 'linear'."
-        )
 
 
 def check_recipe(recipe: Recipe, pool: ExpertPool) -> None:

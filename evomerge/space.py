@@ -18,8 +18,7 @@ import yaml
 from evomerge.errors import ConfigError, unknown_name
 from evomerge.experts import ExpertPool
 from evomerge.groups import GroupSpec, PlacedGroup, build_groups
-from evomerge.materialize import check_settings
-from evomerge.methods import Parameter, method
+from evomerge.methods import Parameter, check_settings, method
 from evomerge.recipe import Matrix, ModelRef, Recipe, Scalar, Vector
 from evomerge.resources import resource_folder
 

@@ -2,13 +2,13 @@
 
 A run folder holds one Optuna journal with two studies, ``search`` (every search and reference
 trial) and ``finals`` (finalists on the select and test splits), so that ``optuna-dashboard`` and
-``optuna.visualization`` work on it, also while it runs; and ``scores/*.npz`` with the
-per-document scores, written before the journal speaks of them. There is no second copy of anything.
+``optuna.visualization`` work on it, also while it runs; and ``scores/*.npz`` with the scores of
+single documents, written before the journal speaks of them. There is no second copy of anything.
 
 What the journal needs (tried): appending after a torn tail loses that record at the next load, so
-a writer first truncates to the last newline; a stale journal lock costs 30 s, so it is removed; two
-writers are both accepted, so ``run.lock`` is held (flock) for the writer's life; loading returns
-number order, so the told order is an attribute written with the result.
+a writer first truncates to the last newline; a stale journal lock costs 30 s, so it is removed;
+two writers are both accepted, so ``run.lock`` is held (flock) for the writer's life; loading
+returns number order, so the told order is an attribute written with the result.
 """
 
 from __future__ import annotations

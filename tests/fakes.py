@@ -1,4 +1,4 @@
-"""Small real parts for tests of the loop: recipes, trials, and an executor that computes at once."""
+"""Small real parts for tests of the loop: recipes, scores, an executor that computes at once."""
 
 from __future__ import annotations
 

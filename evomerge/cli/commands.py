@@ -178,7 +178,9 @@ def _report(rest: list[str]) -> int:
     parser.add_argument(
         "--against", type=Path, metavar="RUN", help="also compare with another run"
     )
+    parser.add_argument("--brief", action="store_true", help="print the verdict only")
     options = parser.parse_args(rest)
+    from evomerge.choose import verdict
     from evomerge.report.against import against
     from evomerge.report.data import to_json, write_json
     from evomerge.report.figures import write_png
@@ -197,7 +199,11 @@ def _report(rest: list[str]) -> int:
 
             print(json.dumps(to_json(found), allow_nan=False))
             continue
-        show(found)
+        if options.brief:
+            answer = verdict(found)
+            print(f"{answer.headline}\n{answer.sentence}")
+        else:
+            show(found)
         for path, write in (
             (options.html, write_html),
             (options.png, write_png),

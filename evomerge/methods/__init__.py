@@ -11,14 +11,16 @@ in ``tests/methods`` finds it here.
 
 from __future__ import annotations
 
-from evomerge.errors import unknown_name
-from evomerge.methods.base import MergeMethod, Parameter, Sources
+from collections.abc import Mapping
+
+from evomerge.errors import ConfigError, unknown_name
+from evomerge.methods.base import MergeMethod, Parameter, Scalar, Sources
 from evomerge.methods.linear import Linear
 from evomerge.methods.task_arithmetic import TaskArithmetic
 
 METHODS: dict[str, MergeMethod] = {m.name: m for m in (Linear(), TaskArithmetic())}
 
-__all__ = ["METHODS", "MergeMethod", "Parameter", "Sources", "method"]
+__all__ = ["METHODS", "MergeMethod", "Parameter", "Sources", "check_settings", "method"]
 
 
 def method(name: str) -> MergeMethod:
@@ -31,3 +33,19 @@ def method(name: str) -> MergeMethod:
         return METHODS[name]
     except KeyError:
         raise unknown_name("merge method", name, METHODS) from None
+
+
+def check_settings(name: str, fixed: Mapping[str, Scalar], *, has_base: bool) -> None:
+    """Raises ConfigError where a method's fixed settings or its need of a base are not met."""
+    chosen = method(name)
+    for key in fixed:
+        if key not in chosen.fixed:
+            raise ConfigError(
+                f"fixed.{key}: merge method {name!r} has no such setting; it has "
+                f"{sorted(chosen.fixed) or 'none'}."
+            )
+    if chosen.needs_base and not has_base:
+        raise ConfigError(
+            f"merge method {name!r} works on task vectors and needs models.base; give one, or "
+            "choose a method without a base, such as 'linear'."
+        )

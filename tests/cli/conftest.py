@@ -11,7 +11,7 @@ import yaml
 
 def write_task(folder: Path, name: str = "toy", n: int = 60) -> None:
     folder.mkdir(exist_ok=True)
-    rows = [{"text": f"the quick brown fox number {i} jumps over {i * 7 % 13} dogs"} for i in range(n)]
+    rows = [{"text": f"the quick brown fox {i} jumps over {i * 7 % 13} dogs"} for i in range(n)]
     (folder / f"{name}.json").write_text("\n".join(json.dumps(r) for r in rows))
     (folder / f"{name}.yaml").write_text(
         yaml.safe_dump(
