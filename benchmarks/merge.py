@@ -1,6 +1,6 @@
 """How close the in-place merge comes to the speed of memory.
 
-    python benchmarks/merge.py [--entries 16777216] [--experts 3] [--repeats 7] [--device cpu]
+    python benchmarks/merge.py [--entries 16777216] [--experts 3] [--repeats 7] [--threads 1]
 
 Side by side in one run, median of ``repeats``: one ``copy_`` of the tensor (the physical limit of
 one pass), our ``weighted_sum`` of base + K experts, and the expression as one would first write
@@ -37,8 +37,10 @@ def main() -> None:
     parser.add_argument("--entries", type=int, default=1 << 24)
     parser.add_argument("--experts", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=1, help="2 beside a busy process stall")
     parser.add_argument("--device", default="cpu")
     o = parser.parse_args()
+    torch.set_num_threads(o.threads)
     figures: dict[str, float | int | str] = {
         "entries": o.entries, "experts": o.experts, "device": o.device,
         "threads": torch.get_num_threads(),

@@ -27,20 +27,20 @@ def weighted_sum(
     if not terms:
         out.zero_()
         return
-    if out.dtype == wide and all(t.dtype == wide for t, _ in terms):
-        first, weight = terms[0]
-        torch.mul(first, weight, out=out)
-        for tensor, weight in terms[1:]:
-            out.add_(tensor, alpha=weight)
-        return
     flat = out.view(-1)
     flats = [(t.reshape(-1), w) for t, w in terms]
     n = flat.numel()
     size = max(1, n if out.is_cuda else min(CHUNK, n))
-    total = torch.empty(size, dtype=wide, device=out.device)
-    scratch = torch.empty(size, dtype=wide, device=out.device)
+    direct = out.dtype == wide and all(t.dtype == wide for t, _ in terms)
+    total, scratch = torch.empty((2, 0 if direct else size), dtype=wide, device=out.device)
     for start in range(0, n, size):
         stop = min(start + size, n)
+        if direct:  # a chunk of out stays in the cache while all terms are added to it
+            acc = flat[start:stop]
+            torch.mul(flats[0][0][start:stop], flats[0][1], out=acc)
+            for tensor, weight in flats[1:]:
+                acc.add_(tensor[start:stop], alpha=weight)
+            continue
         acc, part = total[: stop - start], scratch[: stop - start]
         acc.zero_()
         for tensor, weight in flats:
