@@ -69,6 +69,8 @@ def run_hydra(
         except EvomergeError as e:
             if hydra_config.mode is not RunMode.RUN:
                 raise  # a sweep goes on with its other jobs and raises the first error at its end
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # made by Hydra, and still empty
             mistakes.append(e)  # out of Hydra's sight, which would print its own words first
         return str(folder)
 

@@ -16,13 +16,12 @@ class Job:
 
 
 class Executor(Protocol):
-    """Runs jobs on workers.
+    """Runs jobs on workers."""
 
-    Attributes:
-        capacity: How many jobs can make progress at once.
-    """
-
-    capacity: int
+    @property
+    def capacity(self) -> int:
+        """How many jobs can make progress at once; may fall when workers are lost for good."""
+        ...
 
     def warm_up(self) -> None:
         """Blocks until a worker is ready; raises an EvomergeError when none can be built."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import deque
 
+from evomerge.errors import ConfigError
 from evomerge.executors.base import Job
 from evomerge.executors.worker import Worker, WorkerSpec
 from evomerge.trial import Trial
@@ -16,11 +17,16 @@ class LocalExecutor:
     Args:
         spec: What the worker is built from.
         threads: torch threads; null leaves torch's own choice.
+
+    Raises:
+        ConfigError: ``threads`` below 1.
     """
 
     capacity = 1
 
     def __init__(self, spec: WorkerSpec, *, threads: int | None = None) -> None:
+        if threads is not None and threads < 1:
+            raise ConfigError(f"executor.threads: expected at least 1, got {threads}.")
         self._spec = dataclasses.replace(spec, threads=threads)
         self._worker: Worker | None = None
         self._queue: deque[Job] = deque()
@@ -43,5 +49,6 @@ class LocalExecutor:
         return [self._worker.run(self._queue.popleft())]
 
     def close(self) -> None:
-        """Drops what is queued."""
+        """Drops what is queued, and the live model."""
         self._queue.clear()
+        self._worker = None

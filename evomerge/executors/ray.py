@@ -2,19 +2,26 @@
 
 The driver owns every retry: actors neither restart nor retry by themselves, so a trial is told
 exactly once and the driver knows how often it was tried. A worker that dies takes no trial with
-it: the job goes to another one, up to ``max_attempts`` times.
+it: the job goes to another one, until it has lost ``max_attempts`` of them.
+
+A job is given only to a worker that is built. So a worker that cannot be built costs no trial an
+attempt, a slow start is never taken for a hang, and a fast worker is not kept waiting by a slow
+one. Ctrl-C reaches the driver alone: Ray blocks SIGINT in the processes that it starts.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
+import math
 import os
 import time
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from evomerge.errors import ConfigError, StudyError
+from evomerge.errors import ConfigError, EvomergeError, StudyError
 from evomerge.executors.base import Job
 from evomerge.executors.worker import Worker, WorkerSpec
 from evomerge.trial import Trial, TrialState
@@ -22,34 +29,55 @@ from evomerge.trial import Trial, TrialState
 _log = logging.getLogger(__name__)
 
 
+class _Notes(logging.Handler):
+    """Keeps what a worker warns of; Ray would leave it in a file that nobody opens."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._lines.append(record.getMessage())
+
+    def take(self) -> list[str]:
+        lines, self._lines = self._lines, []
+        return lines
+
+
 class _Actor:
     """A Worker whose construction never raises: Ray would keep the message and lose the type."""
 
     def __init__(self, spec: WorkerSpec) -> None:
+        self._notes = _Notes()
+        logging.getLogger().addHandler(self._notes)
         self._error: Exception | None = None
         try:
             self._worker = Worker(spec)
         except Exception as e:  # noqa: BLE001 - raised again by ready()
             self._error = e
 
-    def ready(self) -> bool:
+    def ready(self) -> tuple[None, list[str]]:
         if self._error is not None:
             raise self._error
-        return True
+        return None, self._notes.take()
 
-    def run(self, job: Job) -> Trial:
-        if self._error is not None:
-            raise self._error
-        return self._worker.run(job)
+    def run(self, job: Job) -> tuple[Trial, list[str]]:
+        trial = self._worker.run(job)
+        if trial.state is TrialState.FAILED and not self._worker.healthy():
+            raise RuntimeError(trial.error)  # the device is lost, and not by this trial's fault
+        return trial, self._notes.take()
 
 
 @dataclasses.dataclass(eq=False)
 class _Slot:
+    """A worker: being built (``ref`` is its ready()), idle (no ``ref``), or running ``job``."""
+
     actor: Any
-    ready: Any  # object ref of ready(); None once the worker has answered
+    ref: Any
+    since: float  # when it began what ref stands for
+    built: bool = False
     job: Job | None = None
-    ref: Any = None
-    since: float = 0.0
+    deaths: int = 0  # while being built, in a row
 
 
 class RayExecutor:
@@ -60,12 +88,12 @@ class RayExecutor:
         address: Address of a running cluster (``"auto"`` finds it); null starts Ray here.
         workers: How many; null: one per GPU share, or on CPUs one per ``cpus_per_worker``.
         gpus_per_worker: Share of a GPU per worker (0.5 puts two on one); null: 1 where the
-            cluster has GPUs, else 0.
+            cluster has GPUs and ``device`` is not the CPU, else 0.
         cpus_per_worker: CPU cores per worker, which become its torch threads; null: all cores
             divided among the workers.
-        max_attempts: How often a trial may lose its worker before it is FAILED.
+        max_attempts: How many workers a trial may lose before it is FAILED.
         trial_timeout: Seconds after which a trial's worker is killed as hung; null: never.
-        start_timeout: Seconds to wait for the first worker.
+        start_timeout: Seconds to wait for a worker when there is none.
 
     Raises:
         ConfigError: Settings out of range, or resources that the cluster does not have.
@@ -83,187 +111,272 @@ class RayExecutor:
         trial_timeout: float | None = None,
         start_timeout: float = 600.0,
     ) -> None:
-        for name, value in (
-            ("workers", workers),
-            ("cpus_per_worker", cpus_per_worker),
-            ("max_attempts", max_attempts),
-        ):
-            if value is not None and value < 1:
-                raise ConfigError(f"executor.{name}: expected at least 1, got {value}.")
-        self._ray = _start_ray(address)
+        _at_least_1(workers=workers, cpus_per_worker=cpus_per_worker, max_attempts=max_attempts)
+        _positive(trial_timeout=trial_timeout, start_timeout=start_timeout)
+        if spec.device.startswith("cuda:"):
+            raise ConfigError(
+                f"device={spec.device}: Ray gives every worker a GPU of its own. Use device=cuda "
+                "(CUDA_VISIBLE_DEVICES chooses among GPUs), or executor=local."
+            )
         self._max_attempts = max_attempts
-        self._timeout = trial_timeout
-        self._start_timeout = start_timeout
-        resources = self._ray.cluster_resources()
-        gpus, cpus = resources.get("GPU", 0.0), int(resources.get("CPU", 1))
-        if gpus_per_worker is None:
-            gpus_per_worker = 1.0 if gpus else 0.0
-        if gpus_per_worker > gpus:
-            raise ConfigError(
-                f"executor.gpus_per_worker={gpus_per_worker:g}: the cluster has {gpus:g} GPU(s)."
-            )
-        if workers is None:
-            workers = (
-                int(gpus / gpus_per_worker)
-                if gpus_per_worker
-                else max(1, cpus // (cpus_per_worker or 1))
-            )
-        if cpus_per_worker is None:
-            cpus_per_worker = max(1, cpus // workers)
-        if workers * cpus_per_worker > cpus:
-            raise ConfigError(
-                f"{workers} workers with {cpus_per_worker} CPU core(s) each need "
-                f"{workers * cpus_per_worker} cores, the cluster has {cpus}; lower "
-                "executor.workers or executor.cpus_per_worker."
-            )
-        self.capacity = workers
-        self._spec = self._ray.put(dataclasses.replace(spec, threads=cpus_per_worker))
-        self._actor = self._ray.remote(
-            num_cpus=cpus_per_worker,
-            num_gpus=gpus_per_worker,
-            max_restarts=0,
-            max_task_retries=0,
-        )(_Actor)
-        self._slots = [self._new_slot() for _ in range(workers)]
+        self._timeout, self._start_timeout = trial_timeout, start_timeout
+        self._slots: list[_Slot] = []
         self._queue: deque[Job] = deque()
         self._finished: list[Trial] = []
+        self._lost: Counter[tuple[int, str]] = Counter()  # workers, by trial
+        self._said: set[str] = set()
+        self._ray, self._ours = _start_ray(address)
+        try:
+            nodes = [n["Resources"] for n in self._ray.nodes() if n["Alive"]]
+            n, cpus, gpus = _divide(nodes, spec.device, workers, cpus_per_worker, gpus_per_worker)
+            device = "cpu" if spec.device == "auto" and not gpus else spec.device
+            spec = dataclasses.replace(spec, threads=cpus, device=device)
+            self._spec = self._ray.put(spec)
+            self._actor = self._ray.remote(
+                num_cpus=cpus, num_gpus=gpus, max_restarts=0, max_task_retries=0
+            )(_Actor)
+            self._slots += [_Slot(*self._build()) for _ in range(n)]
+        except BaseException:
+            self.close()
+            raise
 
-    def _new_slot(self) -> _Slot:
+    @property
+    def capacity(self) -> int:
+        """Workers, those being built included; fewer once some cannot be."""
+        return len(self._slots)
+
+    def _build(self) -> tuple[Any, Any, float]:
         actor = self._actor.remote(self._spec)
-        return _Slot(actor, actor.ready.remote())
+        return actor, actor.ready.remote(), time.monotonic()
 
     def warm_up(self) -> None:
         """Waits for the first worker.
 
         Raises:
-            StudyError: The worker could not be built, or not in ``start_timeout`` seconds.
+            StudyError: No worker could be built, or none in ``start_timeout`` seconds.
             EvomergeError: What building it raised, where that is one of evomerge's own errors.
         """
-        refs = [s.ready for s in self._slots if s.ready is not None]
-        if len(refs) < len(self._slots):
-            return
-        done, _ = self._ray.wait(refs, timeout=self._start_timeout)
-        if not done:
-            raise StudyError(
-                f"no worker was ready after {self._start_timeout:g} s; the cluster may lack the "
-                "resources asked for (see `ray status`)."
-            )
-        try:
-            self._ray.get(done[0])
-        except Exception as e:
-            raise _cause(e) or StudyError(f"a worker could not be started: {e}") from e
+        while not any(s.built for s in self._slots):
+            self._wait(1.0)
 
     def submit(self, job: Job) -> None:
         """Queues a job and gives it to a free worker."""
         self._queue.append(job)
         self._assign()
 
-    def _assign(self) -> None:
-        free = [s for s in self._slots if s.job is None]
-        free.sort(key=lambda s: s.ready is not None)  # those that are built already come first
-        for slot in free:
-            if not self._queue:
-                return
-            slot.job = self._queue.popleft()
-            slot.ref = slot.actor.run.remote(slot.job)
-            slot.since = time.monotonic()
-
     def collect(self, timeout: float | None = None) -> list[Trial]:
-        """Blocks for finished trials; see :class:`~evomerge.executors.base.Executor`."""
-        end = None if timeout is None else time.monotonic() + timeout
-        while True:
-            if self._finished:
-                finished, self._finished = self._finished, []
-                return finished
-            busy = {s.ref: s for s in self._slots if s.job is not None}
-            if not busy:
-                return []
-            wait = 1.0 if end is None else max(0.0, min(1.0, end - time.monotonic()))
-            done, _ = self._ray.wait(list(busy), num_returns=len(busy), timeout=0)
-            if not done:
-                done, _ = self._ray.wait(list(busy), num_returns=1, timeout=wait)
-            for ref in done:
-                self._take(busy[ref])
-            self._kill_hung()
-            self._assign()
-            if not self._finished and end is not None and time.monotonic() >= end:
-                return []
+        """Blocks for finished trials; see :class:`~evomerge.executors.base.Executor`.
+
+        Raises:
+            StudyError: No worker is left and none can be built.
+            EvomergeError: What building another worker raised.
+        """
+        end = math.inf if timeout is None else time.monotonic() + timeout
+        while not self._finished and (self._queue or any(s.job for s in self._slots)):
+            left = end - time.monotonic()
+            self._wait(min(1.0, max(0.0, left)))
+            if left <= 0:
+                break
+        finished, self._finished = self._finished, []
+        return finished
+
+    def _wait(self, seconds: float) -> None:
+        """Waits until something happens on a worker, and deals with all that has happened."""
+        refs = {s.ref: s for s in self._slots if s.ref is not None}
+        self._ray.wait(list(refs), num_returns=1, timeout=seconds)
+        done, _ = self._ray.wait(list(refs), num_returns=len(refs), timeout=0)
+        for ref in done:
+            slot = refs[ref]
+            if slot.built:
+                self._take(slot)
+            else:
+                self._welcome(slot)
+        self._kill_hung()
+        self._check_workers()
+        self._assign()
+
+    def _assign(self) -> None:
+        for slot in self._slots:
+            if self._queue and slot.built and slot.job is None:
+                slot.job = self._queue.popleft()
+                slot.ref, slot.since = slot.actor.run.remote(slot.job), time.monotonic()
+
+    def _get(self, ref: Any) -> Any:
+        """A worker's answer; its warnings are repeated here, each once."""
+        answer, notes = self._ray.get(ref)
+        for line in notes:
+            if line not in self._said:
+                self._said.add(line)
+                _log.warning("%s", line)
+        return answer
+
+    def _welcome(self, slot: _Slot) -> None:
+        """A worker is built, or cannot be: then it is tried again if it died, else given up."""
+        try:
+            self._get(slot.ref)
+        except self._ray.exceptions.RayError as e:
+            cause = getattr(e, "cause", None)
+            if isinstance(cause, EvomergeError):  # no other worker will fare better
+                raise cause from e
+            slot.deaths += 1
+            if cause is None and slot.deaths < self._max_attempts:
+                self._replace(slot)
+                return
+            self._slots.remove(slot)
+            self._ray.kill(slot.actor)
+            if not self._slots:
+                raise StudyError(f"no worker could be started: {_reason(e)}") from e
+            _log.warning(
+                "a worker could not be started; going on with %d: %s", len(self._slots), _reason(e)
+            )
+        else:
+            slot.built, slot.ref, slot.deaths = True, None, 0
 
     def _take(self, slot: _Slot) -> None:
-        job, slot.job = slot.job, None
-        if job is None:
-            return
+        """A job is finished, or its worker is dead."""
+        job = slot.job
+        assert job is not None  # noqa: S101
         try:
-            self._finished.append(self._ray.get(slot.ref))
-            slot.ready = None
+            self._finished.append(self._get(slot.ref))
+            slot.job = slot.ref = None
         except self._ray.exceptions.RayError as e:
-            cause = _cause(e)
-            if cause is not None:  # the worker could not be built: no other one will be
-                raise cause from e
             self._replace(slot)
-            self._retry(job, f"its worker died: {e}")
+            self._retry(job, f"its worker died: {_reason(e)}")
 
     def _retry(self, job: Job, reason: str) -> None:
-        trial = dataclasses.replace(job.trial, attempt=job.trial.attempt + 1)
-        if trial.attempt >= self._max_attempts:
-            self._finished.append(
-                dataclasses.replace(
-                    trial,
-                    state=TrialState.FAILED,
-                    error=f"given up after {trial.attempt} attempts; {reason}",
-                )
-            )
+        trial = job.trial
+        self._lost[trial.number, trial.split] += 1
+        lost = self._lost[trial.number, trial.split]
+        if lost >= self._max_attempts:
+            error = f"given up after {lost} attempt{'s' * (lost > 1)}; {reason}"
+            self._finished.append(dataclasses.replace(trial, state=TrialState.FAILED, error=error))
             return
         _log.warning("%s is tried again: %s", trial.name, reason.splitlines()[0])
-        self._queue.appendleft(Job(trial))
+        self._queue.appendleft(Job(dataclasses.replace(trial, attempt=trial.attempt + 1)))
 
     def _replace(self, slot: _Slot) -> None:
         self._ray.kill(slot.actor)
-        fresh = self._new_slot()
-        slot.actor, slot.ready, slot.ref = fresh.actor, fresh.ready, None
+        slot.actor, slot.ref, slot.since = self._build()
+        slot.built, slot.job = False, None
 
     def _kill_hung(self) -> None:
-        if self._timeout is None:
-            return
         for slot in self._slots:
-            if slot.job is not None and slot.ready is None:
-                spent = time.monotonic() - slot.since
-                if spent > self._timeout:
-                    job, slot.job = slot.job, None
-                    self._replace(slot)
-                    self._retry(job, f"no answer after {spent:.0f} s")
+            spent = time.monotonic() - slot.since
+            if self._timeout is not None and slot.job is not None and spent > self._timeout:
+                job = slot.job
+                self._replace(slot)
+                self._retry(job, f"no answer after {spent:.0f} s (executor.trial_timeout)")
+
+    def _check_workers(self) -> None:
+        """Waiting for workers that never come must end."""
+        if any(s.built for s in self._slots):
+            return
+        if time.monotonic() - max(s.since for s in self._slots) > self._start_timeout:
+            raise StudyError(
+                f"no worker was ready after {self._start_timeout:g} s; the cluster may be busy "
+                "(see `ray status`), or loading the model takes longer: raise "
+                "executor.start_timeout."
+            )
 
     def close(self) -> None:
         """Stops the workers, and Ray itself where this executor started it."""
         for slot in self._slots:
-            self._ray.kill(slot.actor)
+            with contextlib.suppress(Exception):  # a cluster that is gone has no workers either
+                self._ray.kill(slot.actor)
         self._slots.clear()
         self._queue.clear()
-        self._ray.shutdown()
+        if self._ours:
+            self._ray.shutdown()
+            self._ours = False
 
 
-def _start_ray(address: str | None) -> Any:
+def _start_ray(address: str | None) -> tuple[Any, bool]:
+    """Ray, and whether it was started or connected to here."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
 
-    if not ray.is_initialized():
+    if ray.is_initialized():
+        return ray, False
+    try:
         ray.init(
-            address=address,
-            include_dashboard=False if address is None else None,
+            address=address or "local",  # None would join any cluster that runs on this machine
+            include_dashboard=None if address else False,
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
-    return ray
+    except ConnectionError as e:
+        raise ConfigError(
+            f"executor.address={address}: no Ray cluster answers there ({e}). Start one with "
+            "`ray start --head`, or leave the address out."
+        ) from e
+    return ray, True
 
 
-def _cause(error: BaseException) -> BaseException | None:
-    """The evomerge error inside a Ray error, if there is one."""
-    from evomerge.errors import EvomergeError
+def _divide(
+    nodes: Sequence[Mapping[str, float]],
+    device: str,
+    workers: int | None,
+    cpus: int | None,
+    gpus: float | None,
+) -> tuple[int, int, float]:
+    """Workers, and the CPU cores and GPUs of each, with null settings filled in.
 
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, EvomergeError):
-            return seen
-        seen = getattr(seen, "cause", None) or seen.__cause__
-    return None
+    Raises:
+        ConfigError: The nodes do not have that much.
+    """
+    n_cpus = int(sum(n.get("CPU", 0) for n in nodes))
+    n_gpus = int(sum(n.get("GPU", 0) for n in nodes))
+    if gpus is None:
+        gpus = 1.0 if device == "cuda" or (device == "auto" and n_gpus) else 0.0
+    if gpus < 0 or (gpus > 1 and gpus != int(gpus)):
+        raise ConfigError(
+            f"executor.gpus_per_worker: expected a share in [0, 1] or a whole number, got {gpus}."
+        )
+    if workers is None:
+        workers = max(1, _room(nodes, cpus or (0 if gpus else 1), gpus))
+    if cpus is None:
+        shares = range(n_cpus // workers, 0, -1)
+        cpus = next((c for c in shares if _room(nodes, c, gpus) >= workers), 1)
+    room = _room(nodes, cpus, gpus)
+    if workers > room:
+        raise ConfigError(
+            f"{workers} worker(s) with {cpus} CPU core(s) and {gpus:g} GPU(s) each do not fit: "
+            f"the cluster has {n_cpus} core(s) and {n_gpus} GPU(s) on {len(nodes)} node(s), room "
+            f"for {room}. Lower executor.workers, executor.cpus_per_worker or "
+            "executor.gpus_per_worker."
+        )
+    return workers, cpus, gpus
+
+
+def _room(nodes: Sequence[Mapping[str, float]], cpus: int, gpus: float) -> int:
+    """How many workers fit; none spans two nodes, and no share spans two GPUs."""
+    total = 0
+    for node in nodes:
+        fits = []
+        if cpus:
+            fits.append(int(node.get("CPU", 0) // cpus))
+        if gpus >= 1:
+            fits.append(int(node.get("GPU", 0) // gpus))
+        elif gpus > 0:
+            fits.append(int(node.get("GPU", 0)) * int(1 / gpus + 1e-9))
+        total += min(fits)
+    return total
+
+
+def _at_least_1(**settings: int | None) -> None:
+    for name, value in settings.items():
+        if value is not None and value < 1:
+            raise ConfigError(f"executor.{name}: expected at least 1, got {value}.")
+
+
+def _positive(**settings: float | None) -> None:
+    for name, value in settings.items():
+        if value is not None and not value > 0:
+            raise ConfigError(f"executor.{name}: expected seconds > 0, got {value}.")
+
+
+def _reason(error: BaseException) -> str:
+    """What happened, without the decoration of a Ray error."""
+    cause = getattr(error, "cause", None)
+    return str(error).strip() if cause is None else f"{type(cause).__name__}: {cause}"

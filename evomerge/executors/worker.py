@@ -69,6 +69,18 @@ class Worker:
                 trial, state=TrialState.FAILED, error=traceback.format_exc(limit=-8)
             )
 
+    def healthy(self) -> bool:
+        """Whether the device still works: after some CUDA errors every later call fails too."""
+        import torch
+
+        if self._live.device.type != "cuda":
+            return True
+        try:
+            torch.cuda.synchronize(self._live.device)
+        except RuntimeError:
+            return False
+        return True
+
     def _score(self, trial: Trial) -> Scores:
         start = time.perf_counter()
         self._merge(trial.recipe)

@@ -8,7 +8,9 @@ from anywhere, and nothing enters the cache of `datasets`.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -90,12 +92,13 @@ _N_CHOICES = 4
 
 
 def make_documents(
-    held_out: Mapping[str, Sequence[str]], n: int, rng: np.random.Generator
+    held_out: Mapping[str, Sequence[str]], seen: set[str], n: int, rng: np.random.Generator
 ) -> dict[str, list[dict[str, Any]]]:
     """Lay held-out text out as the documents of the tasks.
 
     Args:
         held_out: "code" and "prose" documents that training never saw.
+        seen: Runs of arithmetic problems that training saw.
         n: Documents per task; fewer where the held-out text does not suffice.
         rng: Source of order, distractors and arithmetic.
 
@@ -109,11 +112,12 @@ def make_documents(
         n_ll = min(n, len(texts) // 2)
         made[f"zoo_{domain}_ll"] = [{"text": text} for text in texts[:n_ll]]
         split = _split_code if domain == "code" else _split_prose
-        pairs = [pair for text in texts[n_ll:] if (pair := split(text)) is not None]
-        made[f"zoo_{domain}_choice"] = _choices(pairs[:n], rng)
-    made["zoo_math_ll"] = [{"text": t} for t in arithmetic.documents(n, rng, held_out=True)]
+        choices = (_choice(*split(text), rng) for text in texts[n_ll:])
+        made[f"zoo_{domain}_choice"] = [row for row in choices if row is not None][:n]
+    made["zoo_math_ll"] = [{"text": t} for t in arithmetic.documents(n, rng, seen)]
     made["zoo_math_exact"] = [
-        {"prompt": prompt, "answer": answer} for prompt, answer in arithmetic.questions(n, rng)
+        {"prompt": prompt, "answer": answer}
+        for prompt, answer in arithmetic.questions(n, rng, seen)
     ]
     return made
 
@@ -135,38 +139,47 @@ def write_tasks(documents: Mapping[str, Sequence[Mapping[str, Any]]], folder: Pa
         (folder / f"{task}.json").write_text(f"[\n{lines}\n]\n", encoding="utf-8")
 
 
-def _split_code(text: str) -> tuple[str, str] | None:
-    """Split a code document into its lines but the last good one, and that line."""
+def _split_code(text: str) -> tuple[str, str]:
+    """Split a code document before the last of its lines that has enough words to exchange."""
     lines = text.rstrip("\n").split("\n")
-    for at in range(len(lines) - 1, 2, -1):
-        if 20 <= len(lines[at].strip()) <= 70:
-            return "\n".join(lines[:at]), "\n" + lines[at]
-    return None
+    at = len(lines) - 1
+    while at > 3 and len(_exchanges(lines[at])) < _N_CHOICES - 1:
+        at -= 1
+    return "\n".join(lines[:at]), "\n" + lines[at]
 
 
-def _split_prose(text: str) -> tuple[str, str] | None:
+def _split_prose(text: str) -> tuple[str, str]:
     """Split a prose document after about three quarters of its words."""
     words = text.split(" ")
     at = len(words) * 3 // 4
     return " ".join(words[:at]), " " + " ".join(words[at:])
 
 
-def _choices(pairs: Sequence[tuple[str, str]], rng: np.random.Generator) -> list[dict[str, Any]]:
-    """Add to each real continuation those of three other documents, of about its length."""
-    order = sorted(range(len(pairs)), key=lambda i: (len(pairs[i][1].encode()), pairs[i][1]))
-    rank = {i: r for r, i in enumerate(order)}
-    documents = []
-    for i, (context, real) in enumerate(pairs):
-        near = order[max(0, rank[i] - 12) : rank[i] + 13]
-        others = sorted({pairs[j][1] for j in near} - {real})
-        picks = rng.choice(len(others), _N_CHOICES - 1, replace=False)
-        choices = [real, *(others[p] for p in picks)]
-        shuffled = [int(p) for p in rng.permutation(_N_CHOICES)]
-        documents.append(
-            {
-                "context": context,
-                "choices": [choices[p] for p in shuffled],
-                "answer": shuffled.index(0),
-            }
-        )
-    return documents
+def _exchanges(text: str) -> list[str]:
+    """List the copies of a text in which two neighbouring words are exchanged."""
+    words = list(re.finditer(r"\w+", text))
+    copies = {
+        text[: a.start()] + b[0] + text[a.end() : b.start()] + a[0] + text[b.end() :]
+        for a, b in pairwise(words)
+    }
+    return sorted(copies - {text})
+
+
+def _choice(context: str, real: str, rng: np.random.Generator) -> dict[str, Any] | None:
+    """Ask for the real continuation among copies of it with two words exchanged.
+
+    Continuations of other documents do not work as distractors at this size: how likely a line
+    is by itself differs by more than what the context says about it, and every model stays near
+    chance. The copies have the same bytes and nearly the same tokens.
+    """
+    copies = _exchanges(real)
+    if len(copies) < _N_CHOICES - 1 or not context:
+        return None
+    picks = rng.choice(len(copies), _N_CHOICES - 1, replace=False)
+    choices = [real, *(copies[int(p)] for p in picks)]
+    order = [int(p) for p in rng.permutation(_N_CHOICES)]
+    return {
+        "context": context,
+        "choices": [choices[p] for p in order],
+        "answer": order.index(0),
+    }
