@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from evomerge.executors.base import Job
 from evomerge.store import JOURNAL, TrialStore, _storage, open_run
 from evomerge.trial import Trial, TrialState
-from tests.fakes import AXES, OBJECTIVES, FakeExecutor
+from tests.fakes import AXES, OBJECTIVES, BoxSpace, FakeExecutor
 from tests.test_study import build, key, run
 
 dashboard = pytest.importorskip("optuna_dashboard")
@@ -39,7 +40,7 @@ class Browser:
             "wsgi.input": io.BytesIO(),
             "wsgi.errors": io.StringIO(),
         }
-        body = b"".join(self._app(environ, lambda status, headers: answered.append(status)))
+        body = b"".join(self._app(environ, lambda status, *_: answered.append(status)))
         assert answered == ["200 OK"], (path, answered, body[:500])
         return body.decode()
 
@@ -53,9 +54,9 @@ class Browser:
         return json.loads(self.get(f"/api/studies/{summary['study_id']}?after=0"))
 
 
-def _fake(trial: Trial) -> Trial:
+def _scored(trial: Trial) -> Trial:
     executor = FakeExecutor()
-    executor._queue.append(type("Job", (), {"trial": trial}))
+    executor.submit(Job(trial))
     return executor.collect()[0]
 
 
@@ -65,9 +66,9 @@ def test_a_finished_run(tmp_path) -> None:
     assert "<html" in browser.get("/dashboard").lower()
     study = browser.study("search")
     searched = [o for o in OBJECTIVES if o.search]
-    assert study["metric_names"] == [o.name for o in searched]
+    assert study["objective_names"] == [o.name for o in searched]
     assert study["directions"] == [o.direction for o in searched]
-    assert {s["name"] for s in study["intersection_search_space"]} == {name for name, _, _ in AXES}
+    assert {s["name"] for s in study["union_search_space"]} == {name for name, _, _ in AXES}
     expected = [t for t in trials if t.split == "search"]
     assert len(study["trials"]) == len(expected)
     for shown, trial in zip(study["trials"], expected, strict=True):
@@ -86,15 +87,13 @@ def test_a_finished_run(tmp_path) -> None:
 
 def test_a_live_run(tmp_path) -> None:
     """While its driver goes on writing: told trials, running ones and a failed one."""
-    from tests.fakes import BoxSpace
-
     meta = {"fingerprint": {"seed": 3}, "pareto": False}
     store = TrialStore(tmp_path, OBJECTIVES, meta, AXES)
     space = BoxSpace()
     points = [[0.1 * i, 0.2, 0.3, 0.4] for i in range(4)]
     trials = [Trial(i, "search", space.snap(x), space.decode(x)) for i, x in enumerate(points)]
     store.start(trials[0])
-    store.append(_fake(trials[0]))
+    store.append(_scored(trials[0]))
     store.start(trials[1])
     browser = Browser(tmp_path)
     states = [t["state"] for t in browser.study("search")["trials"]]
@@ -104,7 +103,7 @@ def test_a_live_run(tmp_path) -> None:
     store.start(trials[2])
     again = [t["state"] for t in Browser(tmp_path).study("search")["trials"]]
     assert again == ["Complete", "Fail", "Running"]
-    store.append(_fake(trials[2]))
+    store.append(_scored(trials[2]))
     store.close()
     assert [t.state.value for t in open_run(tmp_path).trials] == ["COMPLETE", "FAILED", "COMPLETE"]
 
@@ -129,21 +128,16 @@ def test_looking_changes_nothing(tmp_path, optimizer) -> None:
 
 
 def test_notes_written_in_the_dashboard_do_no_harm(tmp_path) -> None:
-    """The dashboard's own writes (a memo of a trial) are attributes that nothing of ours reads."""
+    """What the dashboard writes are attributes that nothing of ours reads."""
+    import optuna
+
     whole = run(tmp_path / "whole")
     cut = tmp_path / "cut"
     study, store = build(cut, FakeExecutor(dies_after=9))
     with pytest.raises(SystemExit):
         study.run()
     store.close()
-    storage = _storage(cut)
-    study_id = storage.get_study_id_from_name("search")
-    dashboard.save_note(_optuna_trial(storage, study_id), "a fine one")
+    noted = optuna.load_study(study_name="search", storage=_storage(cut))
+    dashboard.save_note(noted, "promising")
+    assert "promising" in json.dumps(Browser(cut).study("search"))
     assert list(map(key, run(cut))) == list(map(key, whole))
-
-
-def _optuna_trial(storage, study_id: int):
-    import optuna
-
-    name = storage.get_study_name_from_id(study_id)
-    return optuna.load_study(study_name=name, storage=storage).trials[2]

@@ -4,4 +4,5 @@
 * :mod:`~evomerge.executors.worker`: one live model, one job at a time; never raises.
 * :mod:`~evomerge.executors.local`: one worker in this process.
 * :mod:`~evomerge.executors.ray`: one worker actor per GPU or share of the CPU cores.
+* :mod:`~evomerge.executors.division`: how many of them, and what each gets.
 """

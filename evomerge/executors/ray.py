@@ -18,11 +18,11 @@ import math
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evomerge.errors import ConfigError, EvomergeError, StudyError
 from evomerge.executors.base import Job
+from evomerge.executors.division import divide
 from evomerge.executors.worker import Worker, WorkerSpec
 from evomerge.trial import Trial, TrialState
 
@@ -128,7 +128,7 @@ class RayExecutor:
         self._ray, self._ours = _start_ray(address)
         try:
             nodes = [n["Resources"] for n in self._ray.nodes() if n["Alive"]]
-            n, cpus, gpus = _divide(nodes, spec.device, workers, cpus_per_worker, gpus_per_worker)
+            n, cpus, gpus = divide(nodes, spec.device, workers, cpus_per_worker, gpus_per_worker)
             device = "cpu" if spec.device == "auto" and not gpus else spec.device
             spec = dataclasses.replace(spec, threads=cpus, device=device)
             self._spec = self._ray.put(spec)
@@ -311,57 +311,6 @@ def _start_ray(address: str | None) -> tuple[Any, bool]:
             "`ray start --head`, or leave the address out."
         ) from e
     return ray, True
-
-
-def _divide(
-    nodes: Sequence[Mapping[str, float]],
-    device: str,
-    workers: int | None,
-    cpus: int | None,
-    gpus: float | None,
-) -> tuple[int, int, float]:
-    """Workers, and the CPU cores and GPUs of each, with null settings filled in.
-
-    Raises:
-        ConfigError: The nodes do not have that much.
-    """
-    n_cpus = int(sum(n.get("CPU", 0) for n in nodes))
-    n_gpus = int(sum(n.get("GPU", 0) for n in nodes))
-    if gpus is None:
-        gpus = 1.0 if device == "cuda" or (device == "auto" and n_gpus) else 0.0
-    if gpus < 0 or (gpus > 1 and gpus != int(gpus)):
-        raise ConfigError(
-            f"executor.gpus_per_worker: expected a share in [0, 1] or a whole number, got {gpus}."
-        )
-    if workers is None:
-        workers = max(1, _room(nodes, cpus or (0 if gpus else 1), gpus))
-    if cpus is None:
-        shares = range(n_cpus // workers, 0, -1)
-        cpus = next((c for c in shares if _room(nodes, c, gpus) >= workers), 1)
-    room = _room(nodes, cpus, gpus)
-    if workers > room:
-        raise ConfigError(
-            f"{workers} worker(s) with {cpus} CPU core(s) and {gpus:g} GPU(s) each do not fit: "
-            f"the cluster has {n_cpus} core(s) and {n_gpus} GPU(s) on {len(nodes)} node(s), room "
-            f"for {room}. Lower executor.workers, executor.cpus_per_worker or "
-            "executor.gpus_per_worker."
-        )
-    return workers, cpus, gpus
-
-
-def _room(nodes: Sequence[Mapping[str, float]], cpus: int, gpus: float) -> int:
-    """How many workers fit; none spans two nodes, and no share spans two GPUs."""
-    total = 0
-    for node in nodes:
-        fits = []
-        if cpus:
-            fits.append(int(node.get("CPU", 0) // cpus))
-        if gpus >= 1:
-            fits.append(int(node.get("GPU", 0) // gpus))
-        elif gpus > 0:
-            fits.append(int(node.get("GPU", 0)) * int(1 / gpus + 1e-9))
-        total += min(fits)
-    return total
 
 
 def _at_least_1(**settings: int | None) -> None:
