@@ -44,8 +44,11 @@ class Worker:
     def __init__(self, spec: WorkerSpec) -> None:
         import torch
 
+        from transformers.utils import logging
+
         from evomerge.materialize import LiveModel, Merger
 
+        logging.disable_progress_bar()  # a bar for every load would tear the live view
         if spec.threads is not None:
             torch.set_num_threads(max(1, spec.threads))
         device = spec.device

@@ -162,8 +162,8 @@ class LiveView:
         )
         size = self._bytes / 2**20
         self.say(
-            f"memory: {size:,.0f} MiB for the live model of each worker, "
-            f"{self._n_models * size:,.0f} MiB of checkpoints mapped once per node (as float32)"
+            f"memory: {size:,.1f} MiB for the live model of each worker, "
+            f"{self._n_models * size:,.1f} MiB of checkpoints mapped once per node (as float32)"
         )
 
     def _say_sight(self) -> None:

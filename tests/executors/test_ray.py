@@ -78,12 +78,12 @@ def attempts(folder: Path, trial: Trial) -> list[int]:
     return [int(line) for line in file.read_text().split()] if file.exists() else []
 
 
-def started(folder: Path, trial: Trial) -> int:
+def started(executor, folder: Path, trial: Trial) -> int:
     """Waits until a worker is in the middle of a trial; its process id."""
     end = time.monotonic() + 60
     while not attempts(folder, trial):
         assert time.monotonic() < end
-        time.sleep(0.02)
+        assert executor.collect(timeout=0.05) == []  # its worker may still be being built
     return attempts(folder, trial)[-1]
 
 
@@ -124,7 +124,7 @@ def test_a_recipe_that_kills_its_workers_fails_alone(executor, trials, folder) -
 
 def test_a_killed_worker_loses_no_trial(executor, trials, folder) -> None:
     executor.submit(Job(trials[21]))  # hangs at its first attempt
-    victim = started(folder, trials[21])
+    victim = started(executor, folder, trials[21])
     os.kill(victim, signal.SIGKILL)
     found = run(executor, trials[22:25], in_flight=[trials[21]])
     assert complete(found) == [21, 22, 23, 24]
