@@ -43,7 +43,6 @@ class Worker:
 
     def __init__(self, spec: WorkerSpec) -> None:
         import torch
-
         from transformers.utils import logging
 
         from evomerge.materialize import LiveModel, Merger
