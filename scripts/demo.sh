@@ -17,7 +17,8 @@ step "3. Export the best merge as a checkpoint"
 evomerge export runs/demo --pick best --out runs/demo-best --overwrite
 
 step "4. NSGA-II over the same space: 24 trials, a Pareto front instead of one best point"
-evomerge search run_dir=runs/demo-pareto optimizer=nsga2 n_trials=24 n_finalists=3 >/dev/null
+evomerge search run_dir=runs/demo-pareto optimizer=nsga2 optimizer.pop_size=8 n_trials=24 \
+  n_finalists=3 '~objective.code_choice' '~objective.prose_choice' >/dev/null
 
 step "5. Export the point of the front that a preference chooses: arithmetic counts twice"
 evomerge export runs/demo-pareto --pick weights=math:2,code:1,prose:1 --out runs/demo-math --overwrite
