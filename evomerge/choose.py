@@ -16,7 +16,7 @@ from evomerge.run import Run
 from evomerge.scale import BASE, EXPERT, Scale
 from evomerge.trial import Kind, Split, Trial, TrialState, value_matrix
 
-SPECS = ("best", "knee", "trial=N", "weights=TASK:W,TASK:W")
+SPECS = ("best", "knee", "trial=N", "weights=OBJECTIVE:W,OBJECTIVE:W")
 """What :func:`pick` understands."""
 
 
@@ -388,7 +388,7 @@ def _weighted(run: Run, text: str) -> Trial:
         name, colon, number = part.rpartition(":")
         name = name.strip()
         if not colon:
-            raise ConfigError(f"weights={text}: expected TASK:WEIGHT, got {part.strip()!r}.")
+            raise ConfigError(f"weights={text}: expected OBJECTIVE:WEIGHT, got {part.strip()!r}.")
         if name not in scale.names:
             hint = ""
             if name in {o.name for o in run.objectives}:

@@ -211,7 +211,7 @@ def _taken(out: Path, recipe: Recipe, items: Sequence[_Item]) -> bool:
             return True
     raise ExportError(
         f"{out} is not empty and holds no export of this recipe in this dtype; give another "
-        "folder or allow overwriting."
+        "folder or allow overwriting (--overwrite)."
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -46,3 +47,13 @@ class Run:
     def scale(self, split: Split = "search") -> Scale:
         """How the searched objectives are normalised on one split."""
         return Scale.fit(self.searched, self.trials, split)
+
+    def stock_command(self, split: Split, model: Path | str) -> str | None:
+        """The stock ``lm_eval`` command line that scores a checkpoint on a split, or None."""
+        stock = self.meta.get("stock")
+        template = stock.get(split) if isinstance(stock, Mapping) else None
+        if not template:
+            return None
+        words = [w for line in str(template).splitlines() for w in [*shlex.split(line), "\n"]]
+        filled = (w if w == "\n" else shlex.quote(w.replace("{model}", str(model))) for w in words)
+        return " ".join(filled).replace(" \n ", "\n").removesuffix(" \n")

@@ -8,6 +8,7 @@ import importlib
 import importlib.metadata
 import inspect
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ Config = dict[str, Any]
 NOT_SHAPING = (
     "n_trials", "n_finalists", "executor", "device", "runs", "run_name", "run_dir", "hydra",
 )  # fmt: skip
+MODEL_KEYS = ("name", "base", "experts")
 _RUNTIME = {"dim", "seed", "objectives", "start", "spec"}
 
 
@@ -67,17 +69,21 @@ def build_plan(config: Config) -> Plan:
     from evomerge.space import SearchSpace
     from evomerge.study import reference_recipes
 
+    seed = _integer(config, "seed", 0)
+    _integer(config, "n_trials", 1)
+    _integer(config, "n_finalists", 0)
+    _check_device(str(config["device"]), str(config["dtype"]))
     objectives = parse_objectives(config.get("objective") or {})
     searched = tuple(o for o in objectives if o.search)
     spec = space_spec(config)
     models = config.get("models") or {}
+    for key in models:
+        if key not in MODEL_KEYS:
+            raise unknown_name("key of models", str(key), MODEL_KEYS)
     component_class("optimizer", config["optimizer"])  # a typo there should not cost a hash
     component_class("executor", config["executor"])
     pool = ExpertPool.open(models.get("base"), models.get("experts") or {})
     space = SearchSpace(spec, pool)
-    seed = config["seed"]
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise ConfigError(f"seed: expected an integer >= 0, got {seed!r}.")
     optimizer: Optimizer = build_component(
         "optimizer",
         config["optimizer"],
@@ -89,6 +95,23 @@ def build_plan(config: Config) -> Plan:
     evaluator: Evaluator = build_component("evaluator", config["evaluator"], objectives=objectives)
     meta = _meta(config, pool, space, evaluator, pareto=optimizer.pareto)
     return Plan(config, pool, space, evaluator, optimizer, reference_recipes(space, pool), meta)
+
+
+def _integer(config: Config, key: str, low: int) -> int:
+    value = config[key]
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ConfigError(f"{key}: expected an integer >= {low}, got {value!r}.")
+    if value < low:
+        raise ConfigError(f"{key}: expected at least {low}, got {value}.")
+    return value
+
+
+def _check_device(device: str, dtype: str) -> None:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise unknown_name("device", device, ("auto", "cpu", "cuda", "cuda:N"))
+    dtypes = ("auto", "float32", "bfloat16", "float16")
+    if dtype not in dtypes:
+        raise unknown_name("dtype", dtype, dtypes)
 
 
 def parse_objectives(data: Mapping[str, Any]) -> tuple[Objective, ...]:

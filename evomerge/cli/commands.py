@@ -157,11 +157,24 @@ def _complete(arguments: list[str]) -> int:
             if words[1] == "list":
                 print(" ".join(LISTS))
             return 0
-        os.environ["COMP_LINE"] = line.replace(" search", "", 1)
+        last = words[-1] if not line.endswith(" ") else ""
+        if last.startswith("search_space="):
+            from evomerge.space import known_spaces
+
+            print(" ".join(f"search_space={name}" for name in sorted(known_spaces())))
+            return 0
+        kept = [w for w in words[2:] if "=" in w or w == last]
+        kept = [w for w in kept if not w.startswith("-") and not w.endswith((".yaml", ".yml"))]
+        tail = " " if line.endswith(" ") else ""
+        os.environ["COMP_LINE"] = " ".join(["evomerge", *kept]) + (tail if kept else " ")
     from evomerge.cli.search import run_hydra
 
     sys.argv[0] = "evomerge"
-    run_hydra(arguments)
+    try:
+        run_hydra(arguments)
+    except Exception:
+        if not query:
+            raise  # a half-typed line is no reason to print into somebody's terminal
     return 0
 
 
@@ -219,7 +232,7 @@ def _export(rest: list[str]) -> int:
     parser = _parser("export")
     parser.add_argument("run", metavar="RUN", type=Path, help="run folder, finished or live")
     parser.add_argument(
-        "--pick", default="best", help="best, knee, trial=N or weights=task:w,task:w"
+        "--pick", default="best", help="best, knee, trial=N or weights=objective:w,objective:w"
     )
     parser.add_argument("--out", required=True, type=Path, metavar="DIR")
     _add_write_options(parser)

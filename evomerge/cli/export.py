@@ -32,10 +32,10 @@ def export_trial(folder: Path, spec: str, out: Path, options: dict[str, Any]) ->
     export(trial.recipe, out, pool=pool, card=_card(run, trial), **options)
     lines = [f"exported {trial.name} of {folder} to {out}"]
     split, _ = _scored(run, trial)
-    command = (run.meta.get("stock") or {}).get(split)
+    command = run.stock_command(split, out)
     if command:
         lines.append(f"verify its scores on the {split} documents with:")
-        lines.append("  " + command.replace("{model}", str(out)))
+        lines.append("  " + command)
     return lines
 
 

@@ -31,6 +31,13 @@ if TYPE_CHECKING:
 _USER_FILE = "evomerge_user_file"
 # Sections whose keys are the user's own: setting a new one needs no "+" in front.
 OPEN = ("space", "search_space", "objective", "models.experts", "evaluator.splits")
+# Hydra's options, and whether a value follows.
+_OPTIONS = {
+    "-m": False, "--multirun": False, "-h": False, "--help": False, "--hydra-help": False,
+    "--version": False, "-c": True, "--cfg": True, "--resolve": False, "-p": True,
+    "--package": True, "-i": True, "--info": True, "-cd": True, "--config-dir": True,
+    "-sc": True, "--shell-completion": True,
+}  # fmt: skip
 _OPENED = (*(f"{section}." for section in OPEN), "space=")
 GROUPS = ("models", "optimizer", "evaluator", "executor", "objective")
 
@@ -51,10 +58,13 @@ def run_hydra(
     """
     import hydra
 
-    rest = list(arguments)
-    name = "config"
-    if rest and rest[0].endswith((".yaml", ".yml")):
-        name = _register(Path(rest.pop(0)))
+    rest, name = _arranged(arguments), "config"
+    files = [a for a in rest if _is_file(a)]
+    if len(files) > 1:
+        raise ConfigError(f"expected one configuration file, got {' and '.join(files)}.")
+    if files:
+        rest.remove(files[0])
+        name = _register(Path(files[0]))
     rest = [f"++{a}" if a.startswith(_OPENED) else a for a in rest]
     register_resolvers()
     folders: list[Path] = []
@@ -79,11 +89,45 @@ def run_hydra(
     try:
         conf = str(resource_folder("conf"))
         hydra.main(version_base="1.3", config_path=conf, config_name=name)(job)()
+    except SystemExit as e:  # Hydra's --help
+        if e.code:
+            raise
     finally:
         sys.argv = argv
     if mistakes:
         raise mistakes[0]
     return folders
+
+
+def _is_file(argument: str) -> bool:
+    return argument.endswith((".yaml", ".yml")) and "=" not in argument
+
+
+def _arranged(arguments: Sequence[str]) -> list[str]:
+    """Hydra wants its options before the overrides; users put them anywhere.
+
+    Raises:
+        ConfigError: An option that does not exist, or a word that is neither file nor key=value.
+    """
+    options, values, rest = [], [], list(arguments)
+    while rest:
+        word = rest.pop(0)
+        if word.startswith("-"):
+            option = word.partition("=")[0]
+            if option not in _OPTIONS:
+                hint = f" Settings are key=value: {option.lstrip('-')}=..." if rest else ""
+                raise ConfigError(
+                    f"unknown option {option!r}; known: --dry-run, --extend, --quiet, "
+                    f"{', '.join(sorted(_OPTIONS))}.{hint}"
+                )
+            options.append(word)
+            if _OPTIONS[option] and "=" not in word and rest:
+                options.append(rest.pop(0))
+        elif "=" in word or _is_file(word) or word.startswith("~"):
+            values.append(word)
+        else:
+            raise ConfigError(f"{word!r} is neither FILE.yaml nor key=value.")
+    return [*options, *values]
 
 
 def register_resolvers() -> None:
@@ -166,10 +210,10 @@ def run_one(
     try:
         _write_config(folder, plan, store)
         n_trials = plain["n_trials"]
+        have = sum(t.kind == "search" and t.split == "search" for t in store.load())
         if extend is not None:
-            have = sum(t.kind == "search" and t.split == "search" for t in store.load())
             n_trials = have + extend
-            store.update_meta(n_trials=n_trials)
+        store.update_meta(n_trials=max(n_trials, have))
         executor = build_component("executor", plain["executor"], spec=_worker_spec(plan))
         try:
             study = Study(

@@ -1,17 +1,18 @@
 """From what lm-eval collects per document to a value, its standard error and per-document values.
 
-Values come from the task's own aggregation, so they equal the stock harness. lm-eval collects
-different things for different metrics; raw per-document values here are in the metric's own
-direction:
+Values come from the task's own aggregation, so they equal the stock harness. Per-document values
+are in the metric's own direction and units, and their mean is the metric: for a mean the
+document's own score, for a metric that is no mean its linearisation (the delta method), so that a
+paired difference of two candidates has the right size and the right standard error.
 
 ============================  ==================================================================
-aggregation                   per-document value
+aggregation                   value of document i, with loss l_i = -log-likelihood and weight w_i
 ============================  ==================================================================
-mean, nanmean (acc, ...)      the document's own score
-bits_per_byte                 -log-likelihood / bytes / ln 2
-perplexity                    -log-likelihood in nats (the mean's exponential is the metric)
-weighted_perplexity           -log-likelihood per word or byte, in nats
-brier_score                   the document's squared distance
+mean, nanmean (acc, ...)      its own score
+bits_per_byte                 B + (l_i / ln 2 - B w_i) / mean(w), B the metric, w_i its bytes
+perplexity                    P (1 + l_i - mean(l)), P the metric
+weighted_perplexity           P (1 + (l_i - log(P) w_i) / mean(w)), w_i its words or bytes
+brier_score                   its squared distance
 others (f1, mcc, bleu, ...)   None: a corpus metric has no per-document value
 ============================  ==================================================================
 """
@@ -46,20 +47,24 @@ def per_document(aggregate: Callable[..., Any], items: Sequence[Any]) -> Array |
         return np.array([((np.eye(len(p))[g] - np.asarray(p)) ** 2).sum() for g, p in items])
     if aggregate in {stock.bits_per_byte, stock.weighted_perplexity}:
         ll, weight = np.array(items, dtype=np.float64).T
-        per_unit: Array = -ll / weight
-        return per_unit / math.log(2) if aggregate is stock.bits_per_byte else per_unit
+        rate = -ll.sum() / weight.sum()
+        change: Array = (-ll - rate * weight) / weight.mean()
+        if aggregate is stock.bits_per_byte:
+            return np.asarray((rate + change) / math.log(2), dtype=np.float64)
+        return np.asarray(math.exp(rate) * (1 + change), dtype=np.float64)
     if any(np.ndim(item) or isinstance(item, str) for item in items):
         return None
     values = np.array(items, dtype=np.float64)
-    return -values if aggregate is stock.perplexity else values
+    if aggregate is stock.perplexity:
+        return np.asarray(math.exp(-values.mean()) * (1 + values.mean() - values))
+    return values
 
 
 def standard_error(aggregate: Callable[..., Any], items: Sequence[Any]) -> float:
     """Standard error of the aggregated value over the draw of documents.
 
-    For means the sample standard deviation over sqrt(n), as in lm-eval. For ratios of sums
-    (bits_per_byte, weighted_perplexity) the linearised ratio estimator, and for exponentials the
-    delta method; lm-eval gives none for these, or bootstraps.
+    The sample standard deviation of the per-document values over sqrt(n): lm-eval's own for
+    means, and for the other metrics the delta method, where lm-eval gives none or bootstraps.
 
     Args:
         aggregate: The metric's aggregation.
@@ -68,29 +73,17 @@ def standard_error(aggregate: Callable[..., Any], items: Sequence[Any]) -> float
     Returns:
         The standard error, >= 0; NaN where it is not known (corpus metrics, one document).
     """
-    n = len(items)
-    if n < 2:
-        return math.nan
-    if aggregate in {stock.bits_per_byte, stock.weighted_perplexity}:
-        ll, weight = np.array(items, dtype=np.float64).T
-        ratio = ll.sum() / weight.sum()
-        residual = ll - ratio * weight
-        error = math.sqrt(n / (n - 1) * float(residual @ residual)) / float(weight.sum())
-        if aggregate is stock.bits_per_byte:
-            return error / math.log(2)
-        return error * math.exp(-ratio)
-    if aggregate not in {stock.mean, stock.nanmean, stock.perplexity, stock.brier_score}:
+    means = {stock.mean, stock.nanmean, stock.brier_score}
+    if aggregate not in means | {stock.perplexity, stock.weighted_perplexity, stock.bits_per_byte}:
         return math.nan
     values = per_document(aggregate, items)
     if values is None:
         return math.nan
     if aggregate is stock.nanmean:
         values = values[~np.isnan(values)]
-        n = len(values)
-        if n < 2:
-            return math.nan
-    error = float(values.std(ddof=1)) / math.sqrt(n)
-    return error * math.exp(float(values.mean())) if aggregate is stock.perplexity else error
+    if len(values) < 2:
+        return math.nan
+    return float(values.std(ddof=1)) / math.sqrt(len(values))
 
 
 def scores_from(
@@ -128,13 +121,13 @@ def scores_from(
         aggregate = aggregations[o.task].get(o.metric, stock.mean)
         try:
             value = o.sign * float(aggregate(items))
+            documents = per_document(aggregate, items)
         except OverflowError:
             value = math.inf
         if not math.isfinite(value):
             raise FloatingPointError(f"objective {o.name!r}: its {o.metric} is not finite.")
         values[o.name] = value
         errors[o.name] = standard_error(aggregate, items)
-        documents = per_document(aggregate, items)
         examples[o.name] = None
         if documents is not None:
             column = np.full(len(rows), np.nan, dtype=np.float32)

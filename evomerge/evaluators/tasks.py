@@ -188,7 +188,8 @@ def check_objective(objective: Objective, task: Any) -> None:
     if higher is not None and bool(higher) != (objective.direction == "maximize"):
         raise ConfigError(
             f"{where} its metric {objective.metric!r} is better when "
-            f"{'higher' if higher else 'lower'}, but direction is {objective.direction!r}."
+            f"{'higher' if higher else 'lower'}, but direction is {objective.direction!r}; "
+            f"write direction: {'maximize' if higher else 'minimize'}."
         )
 
 

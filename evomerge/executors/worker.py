@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 import traceback
+from collections.abc import Callable
 
 from evomerge.evaluators.base import Evaluator
 from evomerge.executors.base import Job
@@ -47,7 +48,8 @@ class Worker:
 
         from evomerge.materialize import LiveModel, Merger
 
-        logging.disable_progress_bar()  # a bar for every load would tear the live view
+        disable_progress_bar: Callable[[], None] = logging.disable_progress_bar
+        disable_progress_bar()  # a bar for every load would tear the live view
         if spec.threads is not None:
             torch.set_num_threads(max(1, spec.threads))
         device = spec.device

@@ -61,7 +61,7 @@ class LiveView:
         self.say(
             f"models: {names}"
             + (" on a base" if models["base"] else "")
-            + f", {models['n_parameters'] / 1e6:,.1f} M parameters each"
+            + f", {models['n_parameters'] / 1e6:,.2f} M parameters each"
         )
         documents = meta["documents"]
         counts = ", ".join(f"{name} {n}" for name, n in documents["search"].items())

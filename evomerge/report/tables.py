@@ -286,10 +286,9 @@ def commands(run: Run, trial: Trial) -> tuple[str, ...]:
     out = f"merged/trial-{trial.number}"
     path = shlex.quote(str(run.path))
     lines = [f"evomerge export {path} --pick trial={trial.number} --out {out}"]
-    stock = run.meta.get("stock")
-    line = stock.get(table_split(run)) if isinstance(stock, Mapping) else None
+    line = run.stock_command(table_split(run), out)
     if line:
-        lines.append(str(line).replace("{model}", out))
+        lines.append(line)
     return tuple(lines)
 
 

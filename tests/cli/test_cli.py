@@ -65,7 +65,7 @@ def edit(folder: Path, change) -> None:
         ("models.experts.b=nowhere/at/all", "not a folder"),
         ("models.experts=null", "models.experts is empty"),
         ("n_trials=0", "n_trials: expected at least 1"),
-        ("seed=-1", "seed: expected an integer >= 0"),
+        ("seed=-1", "seed: expected at least 0"),
         ("evaluator.splits.search=1000", "documents"),
         ("objective.toy.search=false", "no objective"),
     ],
