@@ -267,6 +267,7 @@ def test_help_and_config(project, capsys) -> None:
     with pytest.raises(SystemExit) as stop:
         main(["report", "--help"])
     assert stop.value.code == 0
+    capsys.readouterr()
     assert main([*SEARCH, "--cfg", "job"]) == 0
     shown = yaml.safe_load(capsys.readouterr().out)
     assert shown["n_trials"] == 4
