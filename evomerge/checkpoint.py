@@ -26,7 +26,15 @@ if TYPE_CHECKING:
     import torch
 
 INDEX = "model.safetensors.index.json"
-_HUB_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.txt", "*.jinja")
+_HUB_FILES = (
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "*.json",
+    "*.model",
+    "*.txt",
+    "*.jinja",
+    "*.py",
+)
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 
 
@@ -118,7 +126,8 @@ class Checkpoint:
     @property
     def ref(self) -> ModelRef:
         """The checkpoint as recipes name it."""
-        return ModelRef(self.name, self.source, self.content)
+        local = Path(self.source).expanduser().is_dir()
+        return ModelRef(self.name, str(self.folder) if local else self.source, self.content)
 
     @functools.cached_property
     def _files(self) -> dict[str, Any]:

@@ -215,9 +215,7 @@ def _sentence(
         claim = f"{_called(trial)} beats {single} by {gap.mean:.3f}"
     elif gap.mean > 0:
         decision, headline = "unclear", "No clear winner"
-        claim = (
-            f"{_called(trial)} leads {single}, by {gap.mean:.3f}, too little to tell from noise"
-        )
+        claim = f"{_called(trial)} leads {single} by {gap.mean:.3f}"
     elif gap.mean == 0:
         decision, headline = "keep", f"Do not merge: {use}"
         claim = f"{_called(trial)}, the best merge, scores the same as {single}"

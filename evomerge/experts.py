@@ -34,6 +34,7 @@ _FUNCTION_KEYS = (
     "hidden_act",
     "activation_function",
     "tie_word_embeddings",
+    "rope_theta",
     "num_experts_per_tok",
 )
 
@@ -96,6 +97,10 @@ class ExpertPool:
             ConfigError: No experts, a reserved name, or one model listed twice.
             CheckpointError: A checkpoint that is damaged or does not fit the others.
         """
+        if not isinstance(experts, Mapping) or not all(isinstance(n, str) for n in experts):
+            raise ConfigError(
+                "models.experts: expected 'name: path' pairs; quote names such as 'no' or '7'."
+            )
         if not experts:
             raise ConfigError("models.experts is empty; expected at least one expert: name: path.")
         if "base" in experts:
@@ -166,6 +171,13 @@ def role_of(name: str) -> str:
     return "other"
 
 
+def _setting(checkpoint: Checkpoint, key: str) -> object:
+    """A configuration entry; newer configurations keep rope_theta in rope_parameters."""
+    value = checkpoint.config.get(key)
+    rope = checkpoint.config.get("rope_parameters")
+    return rope.get(key) if value is None and isinstance(rope, Mapping) else value
+
+
 def _check_distinct(values: Mapping[str, str], what: str) -> None:
     seen: dict[str, str] = {}
     for name, value in values.items():
@@ -195,7 +207,7 @@ def _check_fits(anchor: Checkpoint, other: Checkpoint) -> None:
     """Raises CheckpointError unless both have one architecture and one vocabulary."""
     pair = f"{anchor.name!r} and {other.name!r}"
     for key in _FUNCTION_KEYS:
-        a, b = anchor.config.get(key), other.config.get(key)
+        a, b = _setting(anchor, key), _setting(other, key)
         if a is not None and b is not None and a != b:
             what = "architectures" if key == "model_type" else "configurations"
             raise CheckpointError(

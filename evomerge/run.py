@@ -54,6 +54,8 @@ class Run:
         template = stock.get(split) if isinstance(stock, Mapping) else None
         if not template:
             return None
-        words = [w for line in str(template).splitlines() for w in [*shlex.split(line), "\n"]]
-        filled = (w if w == "\n" else shlex.quote(w.replace("{model}", str(model))) for w in words)
-        return " ".join(filled).replace(" \n ", "\n").removesuffix(" \n")
+        lines = [template] if isinstance(template, str) else template
+        return "\n".join(
+            shlex.join(w.replace("{model}", str(model)) for w in shlex.split(line))
+            for line in lines
+        )

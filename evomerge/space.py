@@ -130,7 +130,7 @@ class SearchSpace:
         for i, axis in enumerate(self.axes):
             if axis.step is not None:
                 width = axis.step / (axis.high - axis.low)
-                x[i] = min(round(x[i] / width) * width, np.floor(1 / width + 1e-9) * width)
+                x[i] = min(round(x[i] / width) * width, np.floor(1 / width + 1e-9) * width, 1.0)
         return x
 
     def decode(self, x: Vector) -> Recipe:
@@ -173,14 +173,14 @@ class SearchSpace:
             ConfigError: The space cannot express it: another method, other models, groups or
                 settings, coefficients that vary where the space shares them, or out of bounds.
         """
-        mine = self.decode(self.start)
+        mine, usual = self.decode(self.start), method(self.method).fixed
         unlike = [
             what
             for what, same in (
                 ("merge method", mine.method == recipe.method),
                 ("models", _contents(mine) == _contents(recipe)),
                 ("layer groups", mine.groups == recipe.groups),
-                ("fixed settings", mine.fixed == recipe.fixed),
+                ("fixed settings", {**usual, **mine.fixed} == {**usual, **recipe.fixed}),
                 ("parameters", mine.coefficients.keys() == recipe.coefficients.keys()),
             )
             if not same

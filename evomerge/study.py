@@ -97,6 +97,7 @@ class Study:
         self._by_recipe: dict[str, Trial] = {}
         self._n_search = 0
         self._stopping = False
+        self._n_replayed = 0
 
     @property
     def trials(self) -> tuple[Trial, ...]:
@@ -141,11 +142,12 @@ class Study:
         for trial in self._store.load():
             self._n_search += trial.kind == "search" and trial.split == "search"
             if trial.finished:
-                self._take(trial)
+                self._take(trial, fresh=False)
             else:
                 again = dataclasses.replace(trial, attempt=trial.attempt + 1)
                 self._store.start(again)
                 self._submit(again)
+        self._n_replayed = len(self._told)
 
     def _work(self) -> None:
         """Starts and collects until nothing is due, nothing more is asked for, nothing runs."""
@@ -205,7 +207,7 @@ class Study:
             self._store.append(trial)
             self._take(trial)
 
-    def _take(self, trial: Trial) -> None:
+    def _take(self, trial: Trial, *, fresh: bool = True) -> None:
         self._told.append(trial)
         if trial.split == "search":
             if trial.state is TrialState.COMPLETE:
@@ -213,14 +215,17 @@ class Study:
             self._optimizer.tell([trial])
         if self._observer:
             self._observer.told(trial)
-        self._check_hopeless()
+        if fresh:
+            self._check_hopeless()
 
     def _check_hopeless(self) -> None:
         """A study whose every first trial fails stops with the first traceback."""
         enough = max(3, min(self._executor.capacity, 8))
-        if len(self._told) == enough and all(t.state is TrialState.FAILED for t in self._told):
+        sitting = self._told[self._n_replayed :]
+        if len(sitting) >= enough and all(t.state is TrialState.FAILED for t in self._told):
             raise StudyError(
-                f"the first {enough} trials all failed; the first one with:\n{self._told[0].error}"
+                f"the first {len(sitting)} trials all failed; the first one with:\n"
+                f"{sitting[0].error}"
             )
 
     def _finals(self) -> bool:
@@ -231,22 +236,23 @@ class Study:
         """
         chosen = finalists(self._view(self._told), self._n_finalists)
         references = [t for t in self._told if t.kind == "reference" and t.split == "search"]
-        everyone = {t.recipe.id: t for t in (*references, *chosen)}
-        self._rescore(list(everyone.values()), "select")
+        self._rescore(_distinct((*references, *chosen)), "select")
         run = self._view(self._told)
         if not run.meta.get("pareto"):
             numbers = {t.number for t in chosen}
             selected = [t for t in run.complete("select") if t.number in numbers]
             best = {t.number for t in ranked(selected, run.scale("select"))[:1]}
-            chosen = [t for t in chosen if t.number in best]
-            everyone = {t.recipe.id: t for t in (*references, *chosen)}
-        self._rescore(list(everyone.values()), "test")
+            chosen = [t for t in chosen if t.number in best] or chosen[:1]
+        self._rescore(_distinct((*references, *chosen)), "test")
         return not self._stopping
 
     def _rescore(self, trials: Sequence[Trial], split: Split) -> None:
+        documents = (self._view(()).meta.get("documents") or {}).get(split)
+        if documents is not None and not any(documents.values()):
+            return  # the user gave this split no documents
         known = {(t.number, t.split) for t in self._told} | set(self._pending)
         for trial in trials:
-            if (trial.number, split) not in known and trial.state is TrialState.COMPLETE:
+            if (trial.number, split) not in known:
                 again = Trial(
                     trial.number, "final", trial.x, trial.recipe, split=split, label=trial.label
                 )
@@ -257,6 +263,15 @@ class Study:
     def _announce(self, phase: Phase, total: int) -> None:
         if self._observer:
             self._observer.phase(phase, total)
+
+
+def _distinct(trials: Sequence[Trial]) -> list[Trial]:
+    """COMPLETE trials, the first one of every recipe."""
+    found: dict[str, Trial] = {}
+    for trial in trials:
+        if trial.state is TrialState.COMPLETE:
+            found.setdefault(trial.recipe.id, trial)
+    return list(found.values())
 
 
 def reference_recipes(
@@ -281,7 +296,8 @@ def reference_recipes(
     rows += [
         (EXPERT + e.name, [float(i == j) for j in range(k)]) for i, e in enumerate(pool.experts)
     ]
-    rows.append((UNIFORM, [1.0 / k] * k))
+    if k > 1:
+        rows.append((UNIFORM, [1.0 / k] * k))
     if pool.base is not None:
         rows.append((TASK_ARITHMETIC, [0.4] * k))
     found = []

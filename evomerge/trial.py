@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -60,7 +61,7 @@ class Objective:
                 f"objective {self.name!r}: direction must be 'maximize' or 'minimize', got "
                 f"{self.direction!r}."
             )
-        if not self.weight >= 0:
+        if not 0 <= self.weight < math.inf:
             raise ConfigError(f"objective {self.name!r}: weight must be >= 0, got {self.weight}.")
 
     @property

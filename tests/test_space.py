@@ -165,3 +165,19 @@ def test_every_packaged_space_loads(name, pool) -> None:
     assert spec["description"]
     space = SearchSpace(spec, pool)
     assert space.decode(space.start).groups
+
+
+@pytest.mark.parametrize(("high", "step"), [(1.4, 0.1), (1.5, 0.3), (2.0, 0.7), (0.9, 0.2)])
+def test_the_last_step_never_leaves_the_box(high, step, pool) -> None:
+    weight = {"low": 0, "high": high, "step": step, "default": 0}
+    spec = {**SPECS["blocks"], "parameters": {"weight": weight}}
+    space = SearchSpace(spec, pool)
+    assert space.decode(space.snap(np.ones(space.dim))).coefficients["weight"].max() <= high + 1e-9
+
+
+def test_spelling_out_a_default_setting_is_no_other_recipe(pool) -> None:
+    spec = {"method": "linear", "groups": {"blocks": 2}}
+    plain = SearchSpace(spec, pool)
+    spelt = SearchSpace({**spec, "fixed": {"normalize": True}}, pool)
+    x = np.full(plain.dim, 0.25)
+    np.testing.assert_allclose(spelt.encode(plain.decode(x)), x)

@@ -227,3 +227,36 @@ def test_dry_run_keeps_what_it_scored(tmp_path) -> None:
     run(tmp_path, executor)
     assert (0, "search") not in executor.evaluated
     assert (2, "search") in executor.evaluated
+
+
+def test_no_select_documents_still_tests_the_best(tmp_path) -> None:
+    study, store = build(tmp_path, FakeExecutor())
+    documents = {"search": {"a": 4}, "select": {"a": 0}, "test": {"a": 4}}
+    study._view = lambda trials: Run(
+        tmp_path, OBJECTIVES, tuple(trials), (), {"documents": documents}
+    )
+    assert study.run()
+    trials = store.load()
+    store.close()
+    assert not [t for t in trials if t.split == "select"]
+    assert [t for t in trials if t.split == "test" and not t.label]
+
+
+def test_a_hopeless_run_can_continue_once_the_cause_is_gone(tmp_path) -> None:
+    study, store = build(tmp_path, FakeExecutor(fails=lambda t: True))
+    with pytest.raises(StudyError):
+        study.run()
+    store.close()
+    trials = run(tmp_path)
+    assert sum(t.state is TrialState.COMPLETE for t in trials if t.kind == "search") >= 19
+
+
+def test_one_expert_has_no_average_beside_it(family) -> None:
+    from evomerge.experts import ExpertPool
+    from evomerge.space import SearchSpace
+    from evomerge.study import reference_recipes
+
+    pool = ExpertPool.open(str(family["base"]), {"a": str(family["expert_a"])})
+    space = SearchSpace({"method": "task_arithmetic"}, pool)
+    labels = [label for label, _, _ in reference_recipes(space, pool)]
+    assert labels == ["base", "expert a", "task arithmetic 0.4"]

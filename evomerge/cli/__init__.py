@@ -45,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 141
     except Exception as e:
         line = commands.hydra_mistake(e)
+        if line is None and isinstance(e, OSError) and e.filename is not None:
+            line = f"{e.filename}: {e.strerror}."
         if line is None:
             raise
         print(f"evomerge: {line}", file=sys.stderr)

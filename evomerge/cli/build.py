@@ -71,7 +71,7 @@ def build_plan(config: Config) -> Plan:
 
     seed = _integer(config, "seed", 0)
     _integer(config, "n_trials", 1)
-    _integer(config, "n_finalists", 0)
+    _integer(config, "n_finalists", 1)
     _check_device(str(config["device"]), str(config["dtype"]))
     objectives = parse_objectives(config.get("objective") or {})
     searched = tuple(o for o in objectives if o.search)
@@ -131,6 +131,11 @@ def parse_objectives(data: Mapping[str, Any]) -> tuple[Objective, ...]:
         for key in entry:
             if key not in keys:
                 raise unknown_name(f"key of objective.{name}", str(key), keys)
+        weight = entry.get("weight", 1.0)
+        if isinstance(weight, bool) or not isinstance(weight, (int, float)):
+            raise ConfigError(f"objective.{name}.weight: expected a number >= 0, got {weight!r}.")
+        if not isinstance(entry.get("search", True), bool):
+            raise ConfigError(f"objective.{name}.search: expected true or false.")
         found.append(Objective(name=str(name), **entry))
     if not any(o.search for o in found):
         raise ConfigError(
@@ -238,7 +243,7 @@ def _meta(
         "documents": {s: dict(evaluator.documents(s)) for s in SPLITS},
         "config": config,
         "fingerprint": {
-            "models": {m.name: m.content for m in models},
+            "models": [[m.name, m.content] for m in models],
             "space": space.spec,
             "optimizer": optimizer,
             "evaluator": dict(evaluator.fingerprint()),

@@ -102,7 +102,7 @@ def _card(run: Run, trial: Trial) -> ModelCard:
         text=f"Found by evomerge: {trial.name} of a {run.meta.get('optimizer')} search over "
         f"{(run.meta.get('space') or {}).get('dim')} coefficients.",
         results=tuple(results),
-        commands=(stock,) if stock else (),
+        commands=(stock,) if isinstance(stock, str) else tuple(stock or ()),
     )
 
 

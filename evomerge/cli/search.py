@@ -146,10 +146,12 @@ def _zoo(size: str) -> str:
 def _config_hash(*, _root_: DictConfig) -> str:
     """Eight digits that differ whenever the search does; a larger budget keeps them."""
     shaping = {k: _root_._get_node(k) for k in _root_ if k not in NOT_SHAPING}
-    plain = {
-        k: OmegaConf.to_container(v, resolve=False) if OmegaConf.is_config(v) else str(v)
+    plain: dict[str, Any] = {
+        str(k): OmegaConf.to_container(v, resolve=False) if OmegaConf.is_config(v) else str(v)
         for k, v in shaping.items()
     }
+    experts = (plain.get("models") or {}).get("experts") or {}
+    plain["order"] = list(experts)  # of the columns; the rest may be written in any order
     text = json.dumps(plain, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
@@ -179,7 +181,7 @@ def _register(path: Path) -> str:
     for key in data:
         if key not in known:
             raise unknown_name(f"key in {path}", str(key), known - {"defaults"})
-    data.setdefault("models", {}).setdefault("name", path.stem)
+    data["models"] = {"name": path.stem, **(data.get("models") or {})}
     if "_self_" not in defaults:
         defaults.append("_self_")
     ConfigStore.instance().store(name=_USER_FILE, node={"defaults": defaults, **data})
@@ -243,6 +245,8 @@ def run_one(
         store.close()
     if not dry:
         _report(open_run(folder), view, finished=finished)
+        if not finished:
+            raise KeyboardInterrupt  # also ends a sweep, and the exit code says so
     return folder
 
 
@@ -270,7 +274,7 @@ def _write_config(folder: Path, plan: Plan, store: TrialStore) -> None:
     stock = {}
     for split, file in write(folder).items():
         lines = command("MODEL_FOLDER", split, file)
-        stock[split] = "\n".join(lines).replace("MODEL_FOLDER", "{model}")
+        stock[split] = [line.replace("MODEL_FOLDER", "{model}") for line in lines]
     store.update_meta(stock=stock)
 
 
@@ -309,4 +313,5 @@ def _report(run: Run, view: LiveView, *, finished: bool) -> None:
     write_png(run, run.path / "front.png")
     view.say(f"report: {run.path / 'report.html'} and {run.path / 'front.png'}")
     if not finished:
-        view.say("stopped early; the same command continues this run")
+        budget = run.meta.get("n_trials")
+        view.say(f"stopped early; the same command with n_trials={budget} continues this run")

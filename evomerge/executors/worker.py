@@ -97,9 +97,8 @@ class Worker:
         from evomerge.materialize import Merger, check_recipe
 
         key = (recipe.method, repr(sorted(recipe.fixed.items())))
-        if key not in self._mergers:
-            check_recipe(recipe, self._spec.pool)
-            self._mergers[key] = Merger(
-                self._spec.pool, recipe.method, recipe.fixed, self._live.device
-            )
+        check_recipe(recipe, self._spec.pool)
+        if key not in self._mergers:  # one at a time: on a GPU each holds a copy of the experts
+            merger = Merger(self._spec.pool, recipe.method, recipe.fixed, self._live.device)
+            self._mergers = {key: merger}
         self._mergers[key].merge(recipe, self._live.tensors)

@@ -46,7 +46,7 @@ def write_config(project: Path, family: dict[str, Path], **changes) -> Path:
         "n_finalists": 2,
     }
     path = project / "mine.yaml"
-    path.write_text(yaml.safe_dump(config | changes))
+    path.write_text(yaml.safe_dump(config | changes, sort_keys=False))
     return path
 
 

@@ -333,3 +333,27 @@ def test_two_objectives_nsga2_and_preferences(project, capsys, family) -> None:
     assert "Did you mean 'other'" in fails(
         capsys, "export", str(folder), "--pick", "weights=othr:1", "--out", "n"
     )
+
+
+def test_the_order_of_the_experts_is_part_of_the_configuration(project, capsys, family) -> None:
+    assert main([*SEARCH, "run_dir=here", "n_trials=2"]) == 0
+    swapped = {"b": str(family["expert_b"]), "a": str(family["expert_a"])}
+    write_config(project, family, models={"base": str(family["base"]), "experts": swapped})
+    assert "another configuration" in fails(capsys, *SEARCH, "run_dir=here", "n_trials=2")
+
+
+def test_options_go_anywhere_and_odd_words_are_named(project, capsys) -> None:
+    assert main(["search", "n_trials=2", "mine.yaml", "run_dir=here"]) == 0
+    assert "neither FILE.yaml nor key=value" in fails(capsys, "search", "mine")
+    assert "n_trials=..." in fails(capsys, *SEARCH, "--n_trials", "5")
+    assert "expected an integer" in fails(capsys, *SEARCH, "n_trials=abc")
+    assert "Did you mean 'cuda'" in fails(capsys, *SEARCH, "device=cudaa")
+
+
+def test_the_verifying_command_survives_spaces(project, capsys) -> None:
+    import shlex
+
+    assert main([*SEARCH, "run_dir=a run", "n_trials=2"]) == 0
+    assert main(["export", "a run", "--out", "merged model"]) == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert "pretrained=merged model,dtype=float32" in shlex.split(line)
