@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 
 help:
 	@echo "make demo       install everything and run the main job on the built-in models"
-	@echo "make test       the tests (about five minutes on two cores)"
+	@echo "make test       the tests (under ten minutes on two cores)"
 	@echo "make test-slow  also the slow ones: builds the full zoo and searches it"
 	@echo "make test-gpu   the tests that need a GPU"
 	@echo "make lint       ruff and mypy --strict"
