@@ -6,6 +6,11 @@ A score is shown raw, and normalised against the reference points of the same st
   means that nothing is known;
 * a loss (``minimize``): as gain recovered, (score - base) / (best expert - base), so that 0 is the
   base model and 1 the best expert of that task.
+
+One number out of several is a scalarisation of the normalised scores (Miettinen 1999, "Nonlinear
+multiobjective optimization"): ``mean``, the weighted mean; ``worst``, the worst task; or
+``chebyshev``, the augmented weighted Chebyshev distance to the point where every task scores 1
+(Steuer & Choo 1983), which unlike the mean reaches points in the dents of a front.
 """
 
 from __future__ import annotations
@@ -15,12 +20,17 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from evomerge.errors import unknown_name
 from evomerge.trial import Objective, Scores, Split, Trial, TrialState
 
 BASE = "base"
 """Label of the reference trial that is the base model alone."""
 EXPERT = "expert "
 """Prefix of the labels of the reference trials that are one expert alone."""
+SCALARISATIONS = ("mean", "worst", "chebyshev")
+_AUGMENTATION = 0.05
+"""Weight of the mean in ``worst`` and ``chebyshev``: of two candidates with the same worst task,
+the one that is better elsewhere wins."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,16 +42,27 @@ class Scale:
         zero: (m,) signed value that becomes 0.
         unit: (m,) distance that becomes 1; > 0.
         weights: (m,) shares in :meth:`mean`; they sum to 1.
+        scalarisation: What :meth:`scalar` is: one of :data:`SCALARISATIONS`.
     """
 
     names: tuple[str, ...]
     zero: tuple[float, ...]
     unit: tuple[float, ...]
     weights: tuple[float, ...]
+    scalarisation: str = "mean"
+
+    def __post_init__(self) -> None:
+        """Raises UnknownNameError for an unknown scalarisation."""
+        if self.scalarisation not in SCALARISATIONS:
+            raise unknown_name("scalarisation", self.scalarisation, SCALARISATIONS)
 
     @classmethod
     def fit(
-        cls, objectives: Sequence[Objective], trials: Iterable[Trial], split: Split = "search"
+        cls,
+        objectives: Sequence[Objective],
+        trials: Iterable[Trial],
+        split: Split = "search",
+        scalarisation: str = "mean",
     ) -> Scale:
         """Reads the scale off the base and expert references among ``trials``.
 
@@ -49,6 +70,7 @@ class Scale:
             objectives: What to normalise; all must have been scored on ``split``.
             trials: Any trials; only COMPLETE base and expert references of ``split`` count.
             split: Whose scores to read.
+            scalarisation: One of :data:`SCALARISATIONS`.
 
         Returns:
             The scale. Without references it is the identity for accuracies and losses alike;
@@ -83,6 +105,7 @@ class Scale:
             zero=tuple(zeros),
             unit=tuple(units),
             weights=tuple(o.weight / total for o in objectives),
+            scalarisation=scalarisation,
         )
 
     def normalise(self, values: Mapping[str, float]) -> dict[str, float]:
@@ -95,3 +118,20 @@ class Scale:
     def mean(self, values: Mapping[str, float]) -> float:
         """Weighted mean of the normalised values."""
         return float(np.dot(self.weights, list(self.normalise(values).values())))
+
+    def scalar(self, values: Mapping[str, float]) -> float:
+        """The one number that a single-objective search maximises.
+
+        ``mean``: :meth:`mean`. ``worst``: the lowest normalised score among the objectives with a
+        weight, plus 0.05 times the mean. ``chebyshev``: 1 + min_i m w_i (f_i - 1) + 0.05 times
+        the mean, with m weights w that sum to 1: equal weights make it ``worst``.
+        """
+        mean = self.mean(values)
+        if self.scalarisation == "mean":
+            return mean
+        weights = np.array(self.weights)
+        f = np.array(list(self.normalise(values).values()))[weights > 0]
+        weights = weights[weights > 0]
+        if self.scalarisation == "chebyshev":
+            f = 1 + weights * len(weights) * (f - 1)
+        return float(f.min()) + _AUGMENTATION * mean

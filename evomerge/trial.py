@@ -43,7 +43,12 @@ class Objective:
         filter: lm-eval filter of that metric; ``"none"`` unless the task defines filters.
         direction: Which way the raw value gets better.
         weight: Share in the weighted-mean scalarisation; >= 0.
-        search: False for a number that is only reported: it is scored on the test split alone.
+        search: Whether the search optimises it. False for a number that is only reported, which is
+            scored on the test split alone, unless it has a ``bound``.
+        bound: A constraint: what a merge must reach to be feasible, at least (``maximize``) or at
+            most (``minimize``). A number in raw units, or a normalised score such as ``"95%"``
+            (:mod:`evomerge.scale`: of the best expert's accuracy, or of the gain that the best
+            expert makes over the base). None: no constraint.
     """
 
     name: str
@@ -53,9 +58,10 @@ class Objective:
     direction: Literal["maximize", "minimize"] = "maximize"
     weight: float = 1.0
     search: bool = True
+    bound: float | str | None = None
 
     def __post_init__(self) -> None:
-        """Raises ConfigError for an unknown direction or a negative weight."""
+        """Raises ConfigError for an unknown direction, a negative weight or an odd bound."""
         if self.direction not in {"maximize", "minimize"}:
             raise ConfigError(
                 f"objective {self.name!r}: direction must be 'maximize' or 'minimize', got "
@@ -63,11 +69,45 @@ class Objective:
             )
         if not 0 <= self.weight < math.inf:
             raise ConfigError(f"objective {self.name!r}: weight must be >= 0, got {self.weight}.")
+        if self.bound is not None and _bound(self.bound) is None:
+            raise ConfigError(
+                f"objective {self.name!r}: bound must be a number or a percentage such as '95%', "
+                f"got {self.bound!r}."
+            )
+
+    @property
+    def guides(self) -> bool:
+        """Whether the search has to know it: it is optimised, or it must keep a bound."""
+        return self.search or self.bound is not None
+
+    @property
+    def bound_value(self) -> tuple[float, bool]:
+        """The bound as (number, normalised): raw units, or a share such as 0.95 for ``"95%"``.
+
+        Raises:
+            ConfigError: There is no bound.
+        """
+        found = _bound(self.bound)
+        if found is None:
+            raise ConfigError(f"objective {self.name!r} has no bound.")
+        return found
 
     @property
     def sign(self) -> float:
         """+1 or -1: signed value = sign x raw value, so that higher is better."""
         return 1.0 if self.direction == "maximize" else -1.0
+
+
+def _bound(given: float | str | None) -> tuple[float, bool] | None:
+    """(number, normalised) of a bound; None for what is no bound."""
+    share = isinstance(given, str) and given.strip().endswith("%")
+    try:
+        number = float(given.strip().removesuffix("%") if isinstance(given, str) else given or 0.0)
+    except (TypeError, ValueError):
+        return None
+    if given is None or isinstance(given, bool) or not math.isfinite(number):
+        return None
+    return (number / 100, True) if share else (number, False)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

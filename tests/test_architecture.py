@@ -13,7 +13,8 @@ ROOT = Path(__file__).parent.parent / "evomerge"
 FLOORS = {
     "errors": 1, "pareto": 1, "resources": 1,
     "recipe": 2, "geometry": 2, "methods": 2,
-    "trial": 3, "scale": 3, "run": 3, "checkpoint": 3, "experts": 3, "groups": 3, "space": 3,
+    "trial": 3, "scale": 3, "constraints": 3, "run": 3,
+    "checkpoint": 3, "experts": 3, "groups": 3, "space": 3,
     "materialize": 4, "compare": 4, "choose": 4, "store": 4, "optimizers": 4, "evaluators": 4,
     "executors": 5, "report": 5, "card": 5, "mergekit": 5, "export": 5,
     "study": 6, "zoo": 6,
@@ -76,7 +77,16 @@ def test_no_cycles_between_rooms() -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "optimizers").glob("*.py")), ids=lambda p: p.stem)
 def test_optimizers_know_only_trials(path: Path) -> None:
-    allowed = {"optimizers", "trial", "scale", "pareto", "geometry", "recipe", "errors"}
+    allowed = {
+        "optimizers",
+        "trial",
+        "scale",
+        "constraints",
+        "pareto",
+        "geometry",
+        "recipe",
+        "errors",
+    }
     assert rooms_of(path) <= allowed
     outside = {m.split(".")[0] for m in imports(path)}
     assert not outside & {"torch", "ray", "transformers", "lm_eval", "hydra"}

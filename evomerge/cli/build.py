@@ -31,7 +31,7 @@ NOT_SHAPING = (
     "n_trials", "n_finalists", "executor", "device", "runs", "run_name", "run_dir", "hydra",
 )  # fmt: skip
 MODEL_KEYS = ("name", "base", "experts")
-_RUNTIME = {"dim", "seed", "objectives", "start", "spec"}
+_RUNTIME = {"problem", "objectives", "spec"}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -66,6 +66,7 @@ def build_plan(config: Config) -> Plan:
         EvomergeError: Whatever is wrong with it.
     """
     from evomerge.experts import ExpertPool
+    from evomerge.optimizers.base import Problem
     from evomerge.space import SearchSpace
     from evomerge.study import reference_recipes
 
@@ -74,7 +75,6 @@ def build_plan(config: Config) -> Plan:
     _integer(config, "n_finalists", 1)
     _check_device(str(config["device"]), str(config["dtype"]))
     objectives = parse_objectives(config.get("objective") or {})
-    searched = tuple(o for o in objectives if o.search)
     spec = space_spec(config)
     models = config.get("models") or {}
     for key in models:
@@ -84,14 +84,14 @@ def build_plan(config: Config) -> Plan:
     component_class("executor", config["executor"])
     pool = ExpertPool.open(models.get("base"), models.get("experts") or {})
     space = SearchSpace(spec, pool)
-    optimizer: Optimizer = build_component(
-        "optimizer",
-        config["optimizer"],
-        dim=space.dim,
-        seed=seed,
-        objectives=searched,
-        start=space.start,
+    problem = Problem(
+        space.dim,
+        seed,
+        tuple(o for o in objectives if o.guides),
+        space.start,
+        str(config["scalarisation"]),
     )
+    optimizer: Optimizer = build_component("optimizer", config["optimizer"], problem=problem)
     evaluator: Evaluator = build_component("evaluator", config["evaluator"], objectives=objectives)
     meta = _meta(config, pool, space, evaluator, pareto=optimizer.pareto)
     return Plan(config, pool, space, evaluator, optimizer, reference_recipes(space, pool), meta)

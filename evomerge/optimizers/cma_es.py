@@ -11,6 +11,8 @@ points: Hansen (2011), "Injecting external solutions into CMA-ES", arXiv:1110.41
   long as pycma lets an injected point be (Mahalanobis length sqrt(d) + 2 d / (d + 2)).
 * FAILED trials say nothing about how good a point is, so they are no part of a generation: no
   median stands in for them. PRUNED ones are, below every COMPLETE one, by their estimate.
+* Only the order of a generation counts: feasible trials by score, then those that break a
+  constraint, by how much (Deb 2000).
 * Bounds: pycma's ``BoundTransform``. The search runs in coordinates that are [0, 1]'s own except
   within 0.05 of a bound, where they are stretched quadratically, and folded back beyond it. Every
   x asked lies in [0, 1]^d, and the update reads that x, never an unclipped one. Measured against
@@ -23,6 +25,7 @@ points: Hansen (2011), "Injecting external solutions into CMA-ES", arXiv:1110.41
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -31,17 +34,17 @@ import numpy as np
 import numpy.typing as npt
 
 from evomerge.errors import ConfigError
-from evomerge.optimizers import (
+from evomerge.optimizers.base import (
+    Problem,
+    Yardstick,
     awaits_reference,
     check_integer,
     check_number,
-    check_problem,
     counts,
+    rng_for,
 )
-from evomerge.optimizers.base import rng_for
 from evomerge.recipe import Vector
-from evomerge.scale import Scale
-from evomerge.trial import Objective, Trial, TrialState
+from evomerge.trial import Trial, TrialState
 
 _RESTART = 1
 """Second key of a restart's generator; a trial's generator has only one."""
@@ -51,16 +54,13 @@ accuracies on few documents tie often."""
 
 
 class CmaEs:
-    """CMA-ES on the weighted mean of the normalised scores.
+    """CMA-ES on the scalarised normalised scores.
 
     The mean starts at the best told reference point that lies in the space, else at ``start``.
     While a reference point is pending, :meth:`ask` returns nothing.
 
     Args:
-        dim: Dimension d of the space.
-        seed: The study's seed, >= 0.
-        objectives: The searched objectives; their weights make the scalar.
-        start: (d,) the space's default point.
+        problem: What is optimised.
         sigma0: First standard deviation of every coordinate, in units of the box; in (0, 1].
         popsize: Trials per generation, >= 3; None for 4 + floor(3 ln d).
         diagonal_above: Learn variances only (no covariances) where d is above this.
@@ -75,20 +75,15 @@ class CmaEs:
 
     def __init__(
         self,
+        problem: Problem,
         *,
-        dim: int,
-        seed: int,
-        objectives: Sequence[Objective],
-        start: Vector,
         sigma0: float = 0.2,
         popsize: int | None = None,
         diagonal_above: int = 20,
         tolx: float = 1e-5,
         restart_growth: float = 2.0,
     ) -> None:
-        self._dim, self._seed, self._objectives, self._start = check_problem(
-            dim, seed, objectives, start
-        )
+        self._dim, self._seed = problem.dim, problem.seed
         check_number("sigma0", sigma0, 0, 1)
         if popsize is not None:
             check_integer("popsize", popsize, 3)
@@ -98,12 +93,13 @@ class CmaEs:
         if restart_growth < 1:
             raise ConfigError(f"restart_growth: expected a number >= 1, got {restart_growth!r}.")
         self._sigma0, self._tolx, self._growth = float(sigma0), float(tolx), float(restart_growth)
-        self._popsize = popsize or 4 + int(3 * np.log(dim))
-        self._diagonal = dim > diagonal_above
-        self._references: list[Trial] = []
+        self._popsize = popsize or 4 + int(3 * np.log(problem.dim))
+        self._diagonal = problem.dim > diagonal_above
+        self._yardstick = Yardstick(problem)
+        self._warm: list[Trial] = []
         self._generation: list[Trial] = []
         self._restarts = 0
-        self._run = self._new_run(self._start, 0)
+        self._run = self._new_run(problem.start, 0)
 
     def ask(self, n: int, first: int, pending: Sequence[Trial] = ()) -> list[Vector]:
         """Proposes ``n`` points of shape (d,), or none while a reference point is pending."""
@@ -120,29 +116,27 @@ class CmaEs:
             if not counts(trial):
                 continue
             if trial.kind == "reference":
-                self._add_reference(trial)
+                self._yardstick.tell(trial)
+                self._warm_start(trial)
             elif self._enters(trial):
                 self._generation.append(trial)
                 if len(self._generation) >= self._run.popsize:
                     self._close_generation()
 
-    def _add_reference(self, trial: Trial) -> None:
-        """A warm start: before the first update, the mean moves to the best one."""
-        if trial.state is not TrialState.COMPLETE or trial.scores is None:
+    def _warm_start(self, trial: Trial) -> None:
+        """Before the first update, the mean moves to the best reference point in the space."""
+        if trial.x is None or not self._yardstick.is_scored(trial):
             return
-        self._references.append(trial)
+        self._warm.append(trial)
         if self._restarts == 0 and self._run.updates == 0:
-            scale = Scale.fit(self._objectives, self._references)
-            inside = [t for t in self._references if t.x is not None and _finite(t, scale)]
-            if inside:
-                best = max(inside, key=lambda t: scale.mean(t.scores.values))  # type: ignore[union-attr]
-                self._run = self._new_run(np.asarray(best.x, dtype=np.float64), 0)
+            best = min(self._warm, key=self._yardstick.key)
+            self._run = self._new_run(np.array(best.x, dtype=np.float64), 0)
 
     def _enters(self, trial: Trial) -> bool:
         """Whether a told search trial is part of a generation."""
         if trial.x is None or trial.state not in {TrialState.COMPLETE, TrialState.PRUNED}:
             return False
-        if trial.state is TrialState.COMPLETE and not _finite(trial, self._scale()):
+        if trial.state is TrialState.COMPLETE and not self._yardstick.is_scored(trial):
             return False
         # After a restart, what was still in flight belongs to the run before: its points lie far
         # off, and the best of them would pull the new mean straight back.
@@ -152,7 +146,7 @@ class CmaEs:
     def _close_generation(self) -> None:
         """One update from the open generation, and a restart where the run has ended."""
         X = np.array([t.x for t in self._generation], dtype=np.float64)
-        losses = _losses(self._generation, self._scale())
+        losses = _losses(self._generation, self._yardstick)
         self._generation = []
         if not self._run.update(X, losses):
             self._restarts += 1
@@ -167,9 +161,6 @@ class CmaEs:
             diagonal=self._diagonal,
             tolx=self._tolx,
         )
-
-    def _scale(self) -> Scale:
-        return Scale.fit(self._objectives, self._references)
 
 
 class _Run:
@@ -259,34 +250,27 @@ class _Run:
         self._axes = np.array(es.sm.B * es.sm.D, dtype=np.float64) if full else None
 
 
-def _finite(trial: Trial, scale: Scale) -> bool:
-    """Whether every objective of the scale has a finite value in the trial's scores."""
-    values = trial.scores.values if trial.scores is not None else {}
-    return all(np.isfinite(values.get(name, np.nan)) for name in scale.names)
-
-
-def _losses(trials: Sequence[Trial], scale: Scale) -> npt.NDArray[np.float64]:
-    """Losses of one generation: COMPLETE by score, then PRUNED by estimate, then the rest.
+def _losses(trials: Sequence[Trial], yardstick: Yardstick) -> npt.NDArray[np.float64]:
+    """Losses of one generation: feasible, infeasible, PRUNED by estimate, then the rest.
 
     Args:
         trials: n COMPLETE or PRUNED trials.
-        scale: Normalises and weighs their scores.
+        yardstick: Reads their scores.
 
     Returns:
-        (n,) finite, lower is better.
+        (n,) finite, lower is better: -score for feasible COMPLETE trials. The others come after
+        the worst of those; pycma uses their order alone, and equal ones stay equal.
     """
-    means = np.array(
-        [
-            scale.mean(t.scores.values) if t.scores is not None and _finite(t, scale) else -np.inf
-            for t in trials
-        ]
-    )
-    pruned = np.array([t.state is TrialState.PRUNED for t in trials])
-    losses = -means
-    worst = losses[~pruned].max(initial=-np.inf)
-    if not np.isfinite(worst):  # nothing but PRUNED trials
-        worst = 0.0
-    # Only the order counts: equal estimates stay equal, no estimate comes last.
-    _, rank = np.unique(losses[pruned], return_inverse=True)
-    losses[pruned] = worst + (1 + rank) * max(1.0, abs(worst)) * 1e-3
-    return losses
+    keys = []
+    for t in trials:
+        measured = dataclasses.replace(t, state=TrialState.COMPLETE)  # an estimate is read alike
+        known = yardstick.is_scored(measured)
+        violation, loss = yardstick.key(measured) if known else (np.inf, 0.0)
+        pruned = t.state is TrialState.PRUNED
+        # Nothing is known of the feasibility of a PRUNED trial but its estimate.
+        keys.append((2.0 + (not known) if pruned else float(violation > 0), violation, loss))
+    feasible = [k[2] for k in keys if k[0] == 0]
+    worst = max(feasible, default=0.0)
+    step = max(1.0, abs(worst)) * 1e-3
+    later = {k: i for i, k in enumerate(sorted({k for k in keys if k[0] > 0}), start=1)}
+    return np.array([k[2] if k[0] == 0 else worst + later[k] * step for k in keys])

@@ -24,16 +24,17 @@ import numpy as np
 import numpy.typing as npt
 
 from evomerge import pareto
-from evomerge.optimizers import (
+from evomerge.optimizers.base import (
+    Problem,
     awaits_reference,
     check_integer,
     check_number,
-    check_problem,
     counts,
+    rng_for,
 )
-from evomerge.optimizers.base import rng_for
+from evomerge.optimizers.design import SobolSequence
 from evomerge.recipe import Vector
-from evomerge.trial import Objective, Trial, TrialState
+from evomerge.trial import Trial, TrialState
 
 Matrix = npt.NDArray[np.float64]
 
@@ -49,10 +50,8 @@ class Nsga2:
     While a reference point is pending, :meth:`ask` returns nothing.
 
     Args:
-        dim: Dimension d of the space.
-        seed: The study's seed, >= 0.
-        objectives: The m searched objectives; weights play no part.
-        start: (d,) the space's default point, the first of the design.
+        problem: What is optimised; weights and scalarisation play no part, and its start is the
+            first point of the design.
         pop_size: Size of the population and of the design, >= 2.
         crossover_prob: Chance that a child is crossed at all, else it is a mutated copy; [0, 1].
         crossover_eta: SBX distribution index, > 0; larger keeps children nearer to the parents.
@@ -68,18 +67,16 @@ class Nsga2:
 
     def __init__(
         self,
+        problem: Problem,
         *,
-        dim: int,
-        seed: int,
-        objectives: Sequence[Objective],
-        start: Vector,
         pop_size: int = 24,
         crossover_prob: float = 0.9,
         crossover_eta: float = 5.0,
         mutation_prob: float | None = None,
         mutation_eta: float = 10.0,
     ) -> None:
-        self._dim, self._seed, checked, self._start = check_problem(dim, seed, objectives, start)
+        dim = problem.dim
+        self._dim, self._seed, self._start = dim, problem.seed, problem.start
         check_integer("pop_size", pop_size, 2)
         for name, value in (
             ("crossover_prob", crossover_prob),
@@ -89,7 +86,7 @@ class Nsga2:
                 check_number(name, value, 0, 1)
         check_number("crossover_eta", crossover_eta, 0)
         check_number("mutation_eta", mutation_eta, 0)
-        self._names = tuple(o.name for o in checked)
+        self._names = tuple(o.name for o in problem.optimised)
         self.pareto = len(self._names) > 1
         self._pop_size = int(pop_size)
         self._crossover_prob, self._crossover_eta = float(crossover_prob), float(crossover_eta)
@@ -101,7 +98,7 @@ class Nsga2:
         self._F: Matrix = np.zeros((0, len(self._names)))
         self._rank: npt.NDArray[np.int64] = np.zeros(0, dtype=np.int64)
         self._crowding: Vector = np.zeros(0)
-        self._sobol: Matrix = np.zeros((0, dim))
+        self._sobol = SobolSequence(dim, problem.seed, self._pop_size)
 
     def ask(self, n: int, first: int, pending: Sequence[Trial] = ()) -> list[Vector]:
         """Proposes ``n`` points of shape (d,), or none while a reference point is pending."""
@@ -173,14 +170,7 @@ class Nsga2:
         """Point ``index`` of the initial design: ``start``, then scrambled Sobol points."""
         if index == 0:
             return self._start.copy()
-        if index > len(self._sobol):
-            from scipy.stats import qmc
-
-            # A power of two; a longer sequence from the same seed begins with the shorter one.
-            sobol = qmc.Sobol(self._dim, scramble=True, rng=rng_for(self._seed))
-            log2 = int(np.ceil(np.log2(max(index, self._pop_size))))
-            self._sobol = np.asarray(sobol.random_base2(log2), dtype=np.float64)
-        return np.array(self._sobol[index - 1])
+        return self._sobol[index - 1]
 
     def _child(self, rng: np.random.Generator) -> Vector:
         """Binary tournaments, crossover and mutation."""

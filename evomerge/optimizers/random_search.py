@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from evomerge.optimizers import check_problem
-from evomerge.optimizers.base import rng_for
+from evomerge.optimizers.base import Problem, rng_for
 from evomerge.recipe import Vector
-from evomerge.trial import Objective, Trial
+from evomerge.trial import Trial
 
 
 class Random:
@@ -28,10 +27,8 @@ class Random:
 
     pareto = False
 
-    def __init__(
-        self, *, dim: int, seed: int, objectives: Sequence[Objective], start: Vector
-    ) -> None:
-        self._dim, self._seed, _, _ = check_problem(dim, seed, objectives, start)
+    def __init__(self, problem: Problem) -> None:
+        self._dim, self._seed = problem.dim, problem.seed
 
     def ask(self, n: int, first: int, pending: Sequence[Trial] = ()) -> list[Vector]:
         """Proposes ``n`` points of shape (d,); never fewer, whatever is pending."""

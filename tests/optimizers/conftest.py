@@ -8,6 +8,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from optimizer_fakes import CODE, MATH
 
+from evomerge.optimizers.base import Problem
 from evomerge.resources import resource_folder
 
 CONFIGS = sorted((resource_folder("conf") / "optimizer").glob("*.yaml"))
@@ -18,9 +19,7 @@ def build(path, *, dim=5, seed=7, objectives=(MATH, CODE), start=None, **setting
     config = OmegaConf.merge(OmegaConf.load(path), settings)
     start = np.full(dim, 0.5) if start is None else start
     # A partial: Hydra would turn the Objective dataclasses into configuration nodes.
-    return instantiate(config, _partial_=True)(
-        dim=dim, seed=seed, objectives=objectives, start=start
-    )
+    return instantiate(config, _partial_=True)(Problem(dim, seed, tuple(objectives), start))
 
 
 @pytest.fixture(params=CONFIGS, ids=lambda p: p.stem)

@@ -5,14 +5,14 @@ import pytest
 from optimizer_fakes import MATH, best, make_trial, references, running, simulate
 
 from evomerge.errors import ConfigError
+from evomerge.optimizers.base import Problem, Yardstick
 from evomerge.optimizers.cma_es import CmaEs, _losses
-from evomerge.scale import Scale
 from evomerge.trial import TrialState
 
 
 def new(dim=6, **settings):
     start = settings.pop("start", np.full(dim, 0.5))
-    return CmaEs(dim=dim, seed=2, objectives=(MATH,), start=start, **settings)
+    return CmaEs(Problem(dim, 2, (MATH,), start), **settings)
 
 
 def score_of(loss):
@@ -97,9 +97,10 @@ def test_pruned_rank_below_every_complete():
         make_trial(3, [0.1], {"math": 0.5}),
         make_trial(4, [0.1], {"math": 0.3}, state=pruned),
     ]
-    losses = _losses(trials, Scale.fit((MATH,), ()))
+    yardstick = Yardstick(Problem(1, 0, (MATH,), np.zeros(1)))
+    losses = _losses(trials, yardstick)
     assert np.argsort(losses).tolist() == [3, 1, 0, 4, 2]
-    assert np.isfinite(_losses([trials[2], trials[0]], Scale.fit((MATH,), ()))).all()
+    assert np.isfinite(_losses([trials[2], trials[0]], yardstick)).all()
 
 
 def test_restarts_after_convergence_and_goes_on():

@@ -6,13 +6,14 @@ from optimizer_fakes import CODE, MATH, make_trial, references, running, simulat
 
 from evomerge import pareto
 from evomerge.errors import ConfigError
+from evomerge.optimizers.base import Problem
 from evomerge.optimizers.nsga2 import Nsga2
 from evomerge.trial import TrialState
 
 
 def new(dim=6, **settings):
     start = settings.pop("start", np.full(dim, 0.5))
-    return Nsga2(dim=dim, seed=2, objectives=(MATH, CODE), start=start, **settings)
+    return Nsga2(Problem(dim, 2, (MATH, CODE), start), **settings)
 
 
 def zdt1(x):
@@ -96,9 +97,7 @@ def test_children_are_never_repeated():
 
 def test_three_objectives_keep_the_extremes():
     chat = type(MATH)("chat", "t3", "acc")
-    optimizer = Nsga2(
-        dim=3, seed=0, objectives=(MATH, CODE, chat), start=np.full(3, 0.5), pop_size=12
-    )
+    optimizer = Nsga2(Problem(3, 0, (MATH, CODE, chat), np.full(3, 0.5)), pop_size=12)
 
     def score(x):
         p = x / max(x.sum(), 1e-9)
