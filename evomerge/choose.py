@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from evomerge import pareto
-from evomerge.compare import Difference, is_scored, paired_mean, scale_of
+from evomerge.compare import Difference, constraints_of, is_scored, paired_mean, scale_of
+from evomerge.constraints import Constraints
 from evomerge.errors import ConfigError, UnknownNameError, unknown_name
 from evomerge.run import Run
 from evomerge.scale import BASE, EXPERT, Scale
@@ -57,12 +58,34 @@ def is_reference(trial: Trial) -> bool:
     return trial.kind == "reference" or bool(trial.label)
 
 
-def ranked(trials: Sequence[Trial], scale: Scale) -> list[Trial]:
-    """The scored ones among ``trials``, best mean normalised score first, then by number."""
-    scored = [t for t in trials if is_scored(t, scale.names)]
-    return sorted(
-        scored, key=lambda t: (-scale.mean(t.scores.values if t.scores else {}), t.number)
-    )
+def ranked(
+    trials: Sequence[Trial], scale: Scale, constraints: Constraints | None = None
+) -> list[Trial]:
+    """The scored ones among ``trials``, best first.
+
+    Args:
+        trials: Any trials of one split.
+        scale: Makes one number of their scores.
+        constraints: Bounds; None for no bounds.
+
+    Returns:
+        Those that keep every bound by their scalarised score, then the others by how much they
+        miss; equal ones by number.
+    """
+    bounds = constraints or Constraints.none()
+
+    def key(trial: Trial) -> tuple[float, float, int]:
+        values = trial.scores.values if trial.scores else {}
+        return bounds.violation(values), -scale.scalar(values), trial.number
+
+    return sorted((t for t in trials if is_scored(t, scale.names)), key=key)
+
+
+def feasible(trials: Sequence[Trial], constraints: Constraints) -> list[Trial]:
+    """The trials that keep every bound; where there is none, those that miss by the least."""
+    missed = [constraints.violation(t.scores.values if t.scores else {}) for t in trials]
+    least = min(missed, default=0.0)
+    return [t for t, m in zip(trials, missed, strict=True) if m == least]
 
 
 def front(run: Run, split: Split = "search", kinds: Collection[Kind] | None = None) -> list[Trial]:
@@ -74,7 +97,8 @@ def front(run: Run, split: Split = "search", kinds: Collection[Kind] | None = No
         kinds: Kinds of trials that take part; None for all.
 
     Returns:
-        Non-dominated COMPLETE trials in told order, without copies of an earlier recipe.
+        Non-dominated COMPLETE trials in told order, without copies of an earlier recipe; only
+        those that keep every bound, where any does.
     """
     names = [o.name for o in run.searched]
     trials = [
@@ -82,7 +106,7 @@ def front(run: Run, split: Split = "search", kinds: Collection[Kind] | None = No
         for t in run.complete(split)
         if t.copied_from is None and is_scored(t, names) and (kinds is None or t.kind in kinds)
     ]
-    return _non_dominated(trials, names)
+    return _non_dominated(feasible(trials, constraints_of(run, split)), names)
 
 
 def finalists(run: Run, n: int = 5) -> list[Trial]:
@@ -93,26 +117,26 @@ def finalists(run: Run, n: int = 5) -> list[Trial]:
         n: At most how many, >= 1.
 
     Returns:
-        The best by mean normalised score. Where the search was for a Pareto front
+        The best by scalarised score, feasible ones first. Where the search was for a Pareto front
         (``run.meta["pareto"]``) they are half of the places; the rest go to the members of the
-        front that lie farthest from those already chosen. Best mean first.
+        front that lie farthest from those already chosen. Best first.
 
     Raises:
         ConfigError: ``n`` below 1.
     """
     if n < 1:
         raise ConfigError(f"finalists: n must be >= 1, got {n}.")
-    scale = scale_of(run, "search")
+    scale, bounds = scale_of(run, "search"), constraints_of(run, "search")
     trials = [
         t
         for t in run.complete("search")
         if t.kind == "search" and t.copied_from is None and not is_reference(t)
     ]
-    best = ranked(trials, scale)
+    best = ranked(trials, scale, bounds)
     if not run.meta.get("pareto") or len(scale.names) < 2 or len(best) <= n:
         return best[:n]
     chosen = best[: (n + 1) // 2]
-    candidates = _non_dominated(best, scale.names)
+    candidates = _non_dominated(feasible(best, bounds), scale.names)
     while len(chosen) < n:
         left = [t for t in candidates if t not in chosen]
         if not left:
@@ -120,7 +144,7 @@ def finalists(run: Run, n: int = 5) -> list[Trial]:
         gaps = _normalised(left, scale)[:, None, :] - _normalised(chosen, scale)[None, :, :]
         nearest = np.linalg.norm(gaps, axis=-1).min(axis=1)
         chosen.append(left[int(nearest.argmax())])
-    return ranked(chosen, scale)
+    return ranked(chosen, scale, bounds)
 
 
 def pick(run: Run, spec: str) -> Trial:
@@ -128,12 +152,12 @@ def pick(run: Run, spec: str) -> Trial:
 
     Args:
         run: Any run, finished or not.
-        spec: ``best``: highest mean normalised score on the select documents among the finalists
-            that were scored there, else on the search documents. Merges only, reference merges
-            such as the uniform average among them: a single expert can be used as it is, and
-            :func:`verdict` says when it should be. ``knee``: the best trade-off of the front.
-            ``weights=math:2,code:1``: the front's highest weighted sum of normalised scores.
-            ``trial=17``: that one.
+        spec: ``best``: highest scalarised score on the select documents among the finalists
+            that were scored there, else on the search documents; bounds come first. Merges only,
+            reference merges such as the uniform average among them: a single expert can be used
+            as it is, and :func:`verdict` says when it should be. ``knee``: the best trade-off
+            of the front. ``weights=math:2,code:1``: the front's highest weighted sum of
+            normalised scores. ``trial=17``: that one.
 
     Returns:
         The trial as it was scored during the search; never a FAILED one.
@@ -183,7 +207,8 @@ def verdict(run: Run) -> Verdict:
         if other.number == best.number and any(is_single(t) for t in run.complete("test")):
             split, trial = "test", other
     scale = scale_of(run, split)
-    references = ranked([t for t in run.complete(split) if is_reference(t)], scale)
+    bounds = constraints_of(run, split)
+    references = ranked([t for t in run.complete(split) if is_reference(t)], scale, bounds)
     singles = [t for t in references if is_single(t)]
     if not singles:
         mean = scale.mean(trial.scores.values if trial.scores else {})
@@ -208,6 +233,7 @@ def _sentence(
     """Puts the comparison into words."""
     rival, gap = pairs[0]
     single = _as_single(rival)
+    missed = _missed(run, trial, split)
     use = "use the base" if rival.label == BASE else f"use {rival.label}"
     interval = _interval(gap)
     if gap.better:
@@ -234,9 +260,28 @@ def _sentence(
     claim += "."
     if split == "search" and not is_reference(trial):
         claim += " The search has seen these documents, so they flatter its winner."
+    if missed:
+        claim += f" It breaks a bound: {missed}."
+        if not _missed(run, rival, split):
+            decision, headline = "keep", f"Do not merge: {use}"
+            claim += f" {_called(rival)} keeps every bound."
     if not done:
         headline = f"So far: {headline[0].lower()}{headline[1:]}"
     return Verdict(decision, headline, claim, split, trial, rival, pairs, done)
+
+
+def _missed(run: Run, trial: Trial, split: Split) -> str:
+    """Which bounds a trial breaks, in words; empty where it keeps them all."""
+    bounds = constraints_of(run, split)
+    values = trial.scores.values if trial.scores else {}
+    signs = {o.name: o.sign for o in run.objectives}
+    limits = dict(zip(bounds.names, bounds.limit, strict=True))
+    found = []
+    for name in bounds.broken(values):
+        word = "at least" if signs[name] > 0 else "at most"
+        got = signs[name] * values.get(name, math.nan)
+        found.append(f"{name} is {got:.3f}, wanted {word} {signs[name] * limits[name]:.3f}")
+    return ", ".join(found)
 
 
 def _called(trial: Trial, first: bool = True) -> str:
@@ -298,9 +343,9 @@ def _normalised(trials: Sequence[Trial], scale: Scale) -> npt.NDArray[np.float64
 def _best(run: Run) -> Trial:
     """The best merge, as scored where the choice is made."""
     merges = [t for t in run.complete("select") if not is_single(t)]
-    chosen = ranked(merges, scale_of(run, "select"))
+    chosen = ranked(merges, scale_of(run, "select"), constraints_of(run, "select"))
     if not any(not is_reference(t) for t in chosen):
-        chosen = ranked(_merges(run), scale_of(run, "search"))
+        chosen = ranked(_merges(run), scale_of(run, "search"), constraints_of(run, "search"))
     if not chosen:
         raise _nothing(run)
     return chosen[0]
@@ -314,7 +359,9 @@ def _merged_front(run: Run) -> list[Trial]:
     """The merges on the front; where single models hold all of it, the front among merges."""
     names = [o.name for o in run.searched]
     members = [t for t in front(run) if not is_single(t)]
-    members = members or _non_dominated([t for t in _merges(run) if is_scored(t, names)], names)
+    if not members:
+        scored = [t for t in _merges(run) if is_scored(t, names)]
+        members = _non_dominated(feasible(scored, constraints_of(run, "search")), names)
     if not members:
         raise _nothing(run)
     return members

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from evomerge.constraints import Constraints
 from evomerge.errors import ConfigError, unknown_name
 from evomerge.run import Run
 from evomerge.scale import EXPERT, Scale
@@ -148,11 +149,20 @@ def normalised_mean(trial: Trial, scale: Scale) -> Difference:
 
 def scale_of(run: Run, split: Split) -> Scale:
     """The scale of one split: its own where its experts were scored, else that of the search."""
+    return run.scale(_unit_split(run, split))
+
+
+def constraints_of(run: Run, split: Split) -> Constraints:
+    """The constraints of one split, with bounds in per cent read as :func:`scale_of` reads it."""
+    return run.constraints(_unit_split(run, split))
+
+
+def _unit_split(run: Run, split: Split) -> Split:
     names = {o.name for o in run.searched}
     own = any(
         t.label.startswith(EXPERT) and is_scored(t, names) for t in run.trials if t.split == split
     )
-    return run.scale(split if own else "search")
+    return split if own else "search"
 
 
 def is_scored(trial: Trial, names: Iterable[str]) -> bool:

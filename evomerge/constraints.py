@@ -52,13 +52,18 @@ class Constraints:
         """
         bounded = [o for o in objectives if o.bound is not None]
         if not bounded:
-            return cls((), (), ())
+            return cls.none()
         scale = Scale.fit(bounded, trials, split)
         limits = []
         for o, zero, unit in zip(bounded, scale.zero, scale.unit, strict=True):
             number, normalised = o.bound_value
             limits.append(zero + number * unit if normalised else o.sign * number)
         return cls(scale.names, tuple(limits), scale.unit)
+
+    @classmethod
+    def none(cls) -> Constraints:
+        """No constraints: everything is feasible."""
+        return cls((), (), ())
 
     def slacks(self, values: Mapping[str, float]) -> Vector:
         """How far inside each bound a candidate is.
@@ -72,6 +77,15 @@ class Constraints:
         found = np.array([values[n] for n in self.names], dtype=np.float64)
         slacks: Vector = (found - np.array(self.limit)) / np.array(self.unit)
         return np.where(np.abs(slacks) <= _TOLERANCE, 0.0, slacks)
+
+    def broken(self, values: Mapping[str, float]) -> tuple[str, ...]:
+        """Names of the bounds that are not kept; an unknown score keeps none."""
+        rows = zip(self.names, self.limit, self.unit, strict=True)
+        return tuple(n for n, a, u in rows if Constraints((n,), (a,), (u,)).violation(values) > 0)
+
+    def kept(self, values: Mapping[str, float]) -> bool:
+        """Whether every bound is kept."""
+        return self.violation(values) == 0
 
     def violation(self, values: Mapping[str, float]) -> float:
         """Sum of what is missing, >= 0; 0 for a feasible candidate, infinite where not known."""

@@ -119,6 +119,13 @@ class Scale:
         """Weighted mean of the normalised values."""
         return float(np.dot(self.weights, list(self.normalise(values).values())))
 
+    @property
+    def title(self) -> str:
+        """What :meth:`scalar` is called in tables: ``"mean"``, ``"worst task"``, ..."""
+        return {"mean": "mean", "worst": "worst task", "chebyshev": "Chebyshev"}[
+            self.scalarisation
+        ]
+
     def scalar(self, values: Mapping[str, float]) -> float:
         """The one number that a single-objective search maximises.
 

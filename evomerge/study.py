@@ -241,7 +241,8 @@ class Study:
         if not run.meta.get("pareto"):
             numbers = {t.number for t in chosen}
             selected = [t for t in run.complete("select") if t.number in numbers]
-            best = {t.number for t in ranked(selected, run.scale("select"))[:1]}
+            order = ranked(selected, run.scale("select"), run.constraints("select"))
+            best = {t.number for t in order[:1]}
             chosen = [t for t in chosen if t.number in best] or chosen[:1]
         self._rescore(_distinct((*references, *chosen)), "test")
         return not self._stopping

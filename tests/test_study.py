@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from evomerge.errors import StudyError
+from evomerge.optimizers.base import Problem
 from evomerge.optimizers.cma_es import CmaEs
 from evomerge.optimizers.nsga2 import Nsga2
 from evomerge.optimizers.random_search import Random
@@ -44,9 +45,7 @@ def build(
     store = TrialStore(folder, OBJECTIVES, meta, AXES)
     study = Study(
         space=BoxSpace(),
-        optimizer=OPTIMIZERS[optimizer](
-            dim=DIM, seed=seed, objectives=SEARCHED, start=np.full(DIM, 0.5)
-        ),
+        optimizer=OPTIMIZERS[optimizer](Problem(DIM, seed, SEARCHED, np.full(DIM, 0.5))),
         executor=executor,
         store=store,
         references=references() if refs is None else refs,
@@ -179,7 +178,7 @@ def test_a_proposal_that_was_scored_already_is_copied(tmp_path) -> None:
 
     executor = FakeExecutor()
     study, store = build(tmp_path, executor, n_trials=5)
-    study._optimizer = Stubborn(dim=DIM, seed=0, objectives=SEARCHED, start=np.full(DIM, 0.5))
+    study._optimizer = Stubborn(Problem(DIM, 0, SEARCHED, np.full(DIM, 0.5)))
     assert study.run()
     search = [t for t in store.load() if t.kind == "search" and t.split == "search"]
     store.close()

@@ -224,6 +224,7 @@ def _meta(
         "pareto": pareto,
         "optimizer": optimizer["_target_"].rsplit(".", 2)[-2],
         "seed": config["seed"],
+        "scalarisation": config["scalarisation"],
         "n_trials": config["n_trials"],
         "space": {
             "name": str(config["search_space"])
@@ -248,6 +249,7 @@ def _meta(
             "optimizer": optimizer,
             "evaluator": dict(evaluator.fingerprint()),
             "objectives": [dataclasses.asdict(o) for o in evaluator.objectives],
+            "scalarisation": config["scalarisation"],
             "seed": config["seed"],
             "dtype": config["dtype"],
         },

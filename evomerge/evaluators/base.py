@@ -31,7 +31,7 @@ class Evaluator(Protocol):
     def evaluate(self, model: PreTrainedModel, recipe: Recipe, split: Split) -> Scores:
         """Scores the weights that are in ``model`` now.
 
-        On ``search`` and ``select`` only the objectives with ``search=True``; on ``test`` all.
+        On ``search`` and ``select`` only the objectives that guide the search; on ``test`` all.
         """
         ...
 

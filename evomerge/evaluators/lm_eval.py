@@ -168,8 +168,8 @@ class LmEval:
         Args:
             model: The model given to :meth:`prepare`, with any weights.
             recipe: Not looked at.
-            split: Which documents. Objectives with ``search=False`` are scored on ``test`` only:
-                what is merely reported must not sway the choice between finalists.
+            split: Which documents. Objectives that do not guide the search are scored on
+                ``test`` only: what is merely reported must not sway the choice of finalists.
 
         Returns:
             Signed values, their standard errors (see :mod:`evomerge.evaluators.metrics`) and, in
@@ -215,7 +215,7 @@ class LmEval:
 
     def fingerprint(self) -> Mapping[str, Any]:
         """Plain data that changes whenever the scores could; no paths, no batch size."""
-        scored = ("name", "task", "metric", "filter", "direction", "search")
+        scored = ("name", "task", "metric", "filter", "direction", "guides")
         return {
             "evaluator": "lm_eval",
             "lm_eval": importlib.metadata.version("lm_eval"),
@@ -263,7 +263,7 @@ class LmEval:
 
     def _asked(self, split: Split) -> list[Objective]:
         """The objectives that are scored on a split."""
-        return [o for o in self.objectives if o.search or split == "test"]
+        return [o for o in self.objectives if o.guides or split == "test"]
 
     def _build(self, split: Split) -> _Built:
         """Builds and encodes the requests of a split."""

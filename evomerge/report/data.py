@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from evomerge.choose import finalists, front, is_reference, verdict
-from evomerge.compare import is_scored, scale_of, smallest_visible
+from evomerge.compare import constraints_of, is_scored, scale_of, smallest_visible
+from evomerge.constraints import Constraints
 from evomerge.errors import ExportError
 from evomerge.recipe import Recipe
 from evomerge.run import Run
@@ -32,13 +33,14 @@ def to_json(run: Run) -> dict[str, Any]:
 
     Returns:
         ``trials`` (one entry per trial and split: number, kind, split, state, label, recipe,
-        scores {raw, normalised, mean, seconds}, stderr, error, attempt, copied_from; running
-        ones last), ``front`` and ``finalists`` (trial numbers), ``reference`` (label to number
-        and mean per split), ``verdict``, ``objectives``, ``documents``, ``scale``,
-        ``smallest_visible``, ``running`` (how many), ``path`` and ``meta``. Per-document scores
-        and tensor names stay in the run folder.
+        scores {raw, normalised, mean, scalar, feasible, seconds}, stderr, error, attempt,
+        copied_from; running ones last), ``front`` and ``finalists`` (trial numbers),
+        ``reference`` (label to number and mean per split), ``verdict``, ``objectives``,
+        ``documents``, ``scale``, ``smallest_visible``, ``running`` (how many), ``path`` and
+        ``meta``. Per-document scores and tensor names stay in the run folder.
     """
     scales = {split: scale_of(run, split) for split in SPLITS}
+    bounds = {split: constraints_of(run, split) for split in SPLITS}
     reference: dict[str, dict[str, Any]] = {}
     for trial in run.trials:
         if not is_reference(trial):
@@ -49,7 +51,9 @@ def to_json(run: Run) -> dict[str, Any]:
                 trial.scores.values
             )
     data = {
-        "trials": [_trial(t, run, scales[t.split]) for t in (*run.trials, *run.running)],
+        "trials": [
+            _trial(t, run, scales[t.split], bounds[t.split]) for t in (*run.trials, *run.running)
+        ],
         "front": [t.number for t in front(run)],
         "finalists": [t.number for t in finalists(run)],
         "reference": reference,
@@ -171,7 +175,7 @@ def raw(objective: Objective, trial: Trial) -> float:
     return objective.sign * value
 
 
-def _trial(trial: Trial, run: Run, scale: Scale) -> dict[str, Any]:
+def _trial(trial: Trial, run: Run, scale: Scale, bounds: Constraints) -> dict[str, Any]:
     recipe = trial.recipe
     scores = None
     if trial.scores is not None:
@@ -182,6 +186,8 @@ def _trial(trial: Trial, run: Run, scale: Scale) -> dict[str, Any]:
             },
             "normalised": scale.normalise(trial.scores.values) if scored else {},
             "mean": scale.mean(trial.scores.values) if scored else None,
+            "scalar": scale.scalar(trial.scores.values) if scored else None,
+            "feasible": bounds.kept(trial.scores.values),
             "seconds": trial.scores.seconds,
         }
     return {

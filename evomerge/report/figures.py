@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from evomerge.choose import front, is_reference, is_single, ranked, verdict
-from evomerge.compare import is_scored, scale_of
+from evomerge.compare import constraints_of, is_scored, scale_of
 from evomerge.recipe import Recipe
 from evomerge.report.data import called, printable, raw, replace, summary
 from evomerge.report.tables import number
@@ -56,13 +56,13 @@ class Named:
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """The mean normalised score over the search.
+    """The scalarised score over the search.
 
     Attributes:
         trials: The n scored search trials in told order.
         x: (n,) how many search trials had been told, from 1.
-        y: (n,) mean normalised score.
-        best: (n,) the best so far.
+        y: (n,) scalarised normalised score.
+        best: (n,) the best so far that keeps every bound; NaN before there is one.
     """
 
     trials: list[Trial]
@@ -90,8 +90,10 @@ def curve(run: Run) -> Curve:
     scale = scale_of(run, "search")
     told = [t for t in run.trials if t.kind == "search" and t.split == "search"]
     rows = [(i, t) for i, t in enumerate(told, 1) if is_scored(t, scale.names)]
-    y = [scale.mean(t.scores.values) for _, t in rows if t.scores]
-    best = list(itertools.accumulate(y, max))
+    y = [scale.scalar(t.scores.values) for _, t in rows if t.scores]
+    bounds = constraints_of(run, "search")
+    kept = [bounds.kept(t.scores.values) for _, t in rows if t.scores]
+    best = list(np.fmax.accumulate([v if k else np.nan for v, k in zip(y, kept, strict=True)]))
     return Curve([t for _, t in rows], [i for i, _ in rows], y, best)
 
 
@@ -142,7 +144,7 @@ def progress_figures(run: Run) -> list[Named]:
         line={"color": MERGED, "width": 2.5, "shape": "hv"},
         hoverinfo="skip",
     )
-    layout = _layout("search trials told", "mean normalised score")
+    layout = _layout("search trials told", f"{scale_of(run, 'search').title} normalised score")
     levels = _levels(run)
     low, high = _range([*c.y, *(y for _, y in levels)])
     layout["shapes"] = [
@@ -423,11 +425,11 @@ def _hovers(run: Run, trials: Sequence[Trial]) -> list[str]:
     texts = []
     for trial in trials:
         lines = [f"<b>{_escape(called(trial))}</b>"]
-        for o in run.searched:
+        for o in run.guiding:
             value = number(raw(o, trial))
             lines.append(f"{_short(o.name, 30)}  {value}  {_short(o.metric, 20)} {_arrow(o)}")
         if trial.scores:
-            lines.append(f"mean normalised  {number(scale.mean(trial.scores.values))}")
+            lines.append(f"{scale.title} normalised  {number(scale.scalar(trial.scores.values))}")
         lines += [_escape(part) for part in textwrap.wrap(summary(trial.recipe), 46)]
         texts.append("<br>".join(lines))
     return texts
@@ -436,11 +438,12 @@ def _hovers(run: Run, trials: Sequence[Trial]) -> list[str]:
 def _levels(run: Run) -> list[tuple[str, float]]:
     """The base, the best expert and the best other reference: (name, mean normalised)."""
     scale = scale_of(run, "search")
-    found = ranked([t for t in run.complete("search") if is_reference(t)], scale)
+    references = [t for t in run.complete("search") if is_reference(t)]
+    found = ranked(references, scale, constraints_of(run, "search"))
     firsts: dict[str, tuple[str, float]] = {}
     for t in found:
         kind = "single" if is_single(t) and t.label != "base" else t.label if is_single(t) else ""
-        value = scale.mean(t.scores.values if t.scores else {})
+        value = scale.scalar(t.scores.values if t.scores else {})
         firsts.setdefault(kind, (called(t), value))
     return list(firsts.values())
 
@@ -515,7 +518,12 @@ def _draw_front(ax: Any, run: Run) -> None:
 def _draw_curve(ax: Any, run: Run) -> None:
     """The best-so-far curve, for matplotlib."""
     c = curve(run)
-    ax.set_title("The search: mean normalised score", fontsize=10, color=MUTED, loc="left")
+    ax.set_title(
+        f"The search: {scale_of(run, 'search').title} normalised score",
+        fontsize=10,
+        color=MUTED,
+        loc="left",
+    )
     ax.set_xlabel("search trials told", color=MUTED, fontsize=10)
     ax.scatter(c.x, c.y, s=10, color=DOT, linewidths=0)
     if c.x:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from evomerge.choose import is_single, ranked
 from evomerge.compare import paired_mean, smallest_visible
+from evomerge.constraints import Constraints
 from evomerge.report.data import printable
 from evomerge.report.tables import duration
 from evomerge.scale import Scale
@@ -44,7 +45,10 @@ class LiveView:
         self._best: tuple[float, Trial] | None = None
         self._printed = 0.0
         self._n_references, self._due_references = 0, 0
+        self._objectives: tuple[Objective, ...] = ()
         self._searched: list[Objective] = []
+        self._scalarisation = "mean"
+        self._bounds = Constraints.none()
         self._bytes, self._n_models = 0, 0
 
     def say(self, text: str) -> None:
@@ -57,6 +61,7 @@ class LiveView:
     def checked(self, meta: Mapping[str, Any]) -> None:
         """Says what was found before the workers start."""
         models, space = meta["models"], meta["space"]
+        self._scalarisation = str(meta.get("scalarisation") or "mean")
         names = ", ".join(e["name"] for e in models["experts"])
         self.say(
             f"models: {names}"
@@ -79,6 +84,7 @@ class LiveView:
         n_models: int,
     ) -> None:
         """The workers are starting."""
+        self._objectives = tuple(objectives)
         self._searched = [o for o in objectives if o.search]
         self._capacity, self._n_trials = capacity, n_trials
         self._bytes, self._n_models = 4 * n_parameters, n_models
@@ -140,9 +146,11 @@ class LiveView:
 
     def _consider(self, trial: Trial) -> None:
         if self._scale is None:
-            self._scale = Scale.fit(self._searched, self._told)
-        value = self._scale.mean(trial.scores.values) if trial.scores else -math.inf
-        if self._best is None or value > self._best[0]:
+            self._scale = Scale.fit(self._searched, self._told, scalarisation=self._scalarisation)
+            self._bounds = Constraints.fit(self._objectives, self._told)
+        best = self._best[1] if self._best is not None else trial
+        if ranked([best, trial], self._scale, self._bounds)[:1] == [trial]:
+            value = self._scale.scalar(trial.scores.values) if trial.scores else -math.inf
             self._best = (value, trial)
 
     def _say_cost(self) -> None:
@@ -186,7 +194,10 @@ class LiveView:
         done, failed, running = self._counts()
         parts = [f"{done}/{self._n_trials} trials"]
         if self._best is not None and self._scale is not None:
-            parts.append(f"best {self._best[0]:.3f} ({self._best[1].name}{self._lead()})")
+            title = f"{self._scale.title} " if self._scale.scalarisation != "mean" else ""
+            best = f"best {title}{self._best[0]:.3f} ({self._best[1].name}{self._lead()})"
+            values = self._best[1].scores.values if self._best[1].scores else {}
+            parts.append(best if self._bounds.kept(values) else f"{best}, no bound kept yet")
         if running:
             parts.append(f"{running} running")
         if failed:
@@ -204,7 +215,7 @@ class LiveView:
         if self._best is None or self._scale is None:
             return ""
         searched = [t for t in self._told if t.split == "search"]
-        singles = ranked([t for t in searched if is_single(t)], self._scale)
+        singles = ranked([t for t in searched if is_single(t)], self._scale, self._bounds)
         if not singles:
             return ""
         lead = paired_mean(self._best[1], singles[0], self._scale)
@@ -228,7 +239,7 @@ class LiveView:
             trial = self._best[1]
             shown = Table.grid(padding=(0, 2))
             normalised = self._scale.normalise(trial.scores.values) if trial.scores else {}
-            for o in self._searched:
+            for o in (o for o in self._objectives if o.guides):
                 value = trial.scores.values[o.name] if trial.scores else math.nan
                 shown.add_row(
                     Text("  " + printable(o.name), style="cyan"),

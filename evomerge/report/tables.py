@@ -19,6 +19,7 @@ from evomerge.choose import (
     verdict,
 )
 from evomerge.compare import (
+    constraints_of,
     normalised_mean,
     paired_mean,
     scale_of,
@@ -118,10 +119,10 @@ def scores_table(run: Run, answer: Verdict) -> Table:
     if split == "search":
         chosen = {t.number for t in finalists(run)}
         trials = [t for t in trials if is_reference(t) or t.number in chosen]
-    rows = ranked(trials, scale)
+    rows = ranked(trials, scale, constraints_of(run, split))
     rival = next((t for t in rows if is_single(t)), None)
     rival = answer.rival if answer.rival is not None and answer.split == split else rival
-    shown = run.objectives if split == "test" else run.searched
+    shown = run.objectives if split == "test" else run.guiding
     against = (_figures("vs", called(rival)), Column("")) if rival else ()
     columns = (
         Column(""),
@@ -142,7 +143,7 @@ def scores_table(run: Run, answer: Verdict) -> Table:
         ]
         if rival is not None:
             cells += _against(trial, rival, run, split)
-        cells += [_raw_cell(o, trial) for o in shown]
+        cells += [_raw_cell(o, trial, run) for o in shown]
         interval = (score.low, score.mean, score.high)
         body.append(
             Row(
@@ -166,12 +167,12 @@ def search_table(run: Run) -> Table:
     ]
     columns = (
         Column(""),
-        _figures("mean", "normalised"),
-        *(_objective_column(o) for o in run.searched),
+        _figures(scale.title, "normalised"),
+        *(_objective_column(o) for o in run.guiding),
         Column("recipe", "mean over the layer groups"),
     )
-    best = ranked(trials, scale)
-    body = [_search_row(run, t, scale.mean(t.scores.values)) for t in best[:BEST] if t.scores]
+    best = ranked(trials, scale, constraints_of(run, "search"))
+    body = [_search_row(run, t, scale.scalar(t.scores.values)) for t in best[:BEST] if t.scores]
     note = "Scores on the documents that the search optimised: they flatter the winner."
     if len(best) > BEST:
         note += f" The best {BEST} of {len(best)}."
@@ -183,14 +184,14 @@ def front_table(run: Run) -> Table:
     scale = scale_of(run, "search")
     columns = (
         Column(""),
-        _figures("mean", "normalised"),
-        *(_objective_column(o) for o in run.searched),
+        _figures(scale.title, "normalised"),
+        *(_objective_column(o) for o in run.guiding),
         Column("recipe", "mean over the layer groups"),
     )
     members = front(run) if len(run.searched) > 1 else []
     first = run.searched[0].name if members else ""
     members.sort(key=lambda t: -(t.scores.values[first] if t.scores else 0))
-    body = [_search_row(run, t, scale.mean(t.scores.values)) for t in members[:MOST] if t.scores]
+    body = [_search_row(run, t, scale.scalar(t.scores.values)) for t in members[:MOST] if t.scores]
     note = "Nothing in this run is better on one of these without being worse on another."
     if len(members) > MOST:
         note += f" {MOST} of {len(members)}; `evomerge report --json` has them all."
@@ -419,7 +420,7 @@ def _search_row(run: Run, trial: Trial, mean: float) -> Row:
     cells = (
         Cell(called(trial), "muted" if is_reference(trial) else "strong"),
         Cell(number(mean), "strong"),
-        *(_raw_cell(o, trial) for o in run.searched),
+        *(_raw_cell(o, trial, run) for o in run.guiding),
         Cell(summary(trial.recipe), "muted"),
     )
     return Row(cells, f"trial={trial.number}", commands(run, trial))
@@ -454,7 +455,7 @@ def _scores_note(run: Run, split: Split) -> str:
         if split == "test"
         else "On the documents that the search optimises; nothing was scored on test yet."
     )
-    beside = [printable(o.name) for o in run.objectives if not o.search]
+    beside = [printable(o.name) for o in run.objectives if not o.guides]
     if beside and split == "test":
         note += f" Reported beside, not searched: {', '.join(beside)}."
     visible = smallest_visible(run, split=split)
@@ -465,13 +466,26 @@ def _scores_note(run: Run, split: Split) -> str:
 
 def _objective_column(o: Objective) -> Column:
     arrow = "\u2191" if o.direction == "maximize" else "\u2193"
-    return _figures(printable(o.name), f"{printable(o.metric)} {arrow}")
+    return _figures(printable(o.name), f"{printable(o.metric)} {arrow}{_bound(o)}")
 
 
-def _raw_cell(o: Objective, trial: Trial) -> Cell:
+def _bound(o: Objective) -> str:
+    """The bound of an objective as a heading says it."""
+    if o.bound is None:
+        return ""
+    value, normalised = o.bound_value
+    shown = f"{value:.0%} normalised" if normalised else f"{value:g}"
+    return f" {chr(0x2265) if o.direction == 'maximize' else chr(0x2264)} {shown}"
+
+
+def _raw_cell(o: Objective, trial: Trial, run: Run) -> Cell:
     stderr = trial.scores.stderr.get(o.name, math.nan) if trial.scores else math.nan
     title = f"standard error {number(stderr)}" if math.isfinite(stderr) else ""
-    return Cell(number(raw(o, trial)), "" if o.search else "muted", title)
+    tone: Tone = "" if o.search else "muted"
+    values = trial.scores.values if trial.scores else {}
+    if o.bound is not None and o.name in constraints_of(run, trial.split).broken(values):
+        tone, title = "bad", ". ".join(filter(None, ("breaks its bound", title)))
+    return Cell(number(raw(o, trial)), tone, title)
 
 
 def _model(ref: Any) -> str:
