@@ -87,6 +87,11 @@ class Optimizer(Protocol):
 
     Attributes:
         pareto: Whether it searches for a whole front; else it optimises one scalarised number.
+
+    A class may also say (read with ``getattr``, so that most need not):
+
+    * ``max_dim: int``: the most dimensions that it takes; above, it raises ConfigError.
+    * ``expensive: bool``: one ask may take a second; the contract suite then runs fewer trials.
     """
 
     pareto: bool

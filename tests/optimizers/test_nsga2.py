@@ -7,8 +7,9 @@ from optimizer_fakes import CODE, MATH, make_trial, references, running, simulat
 from evomerge import pareto
 from evomerge.errors import ConfigError
 from evomerge.optimizers.base import Problem
+from evomerge.optimizers.genetic import constrained_ranks
 from evomerge.optimizers.nsga2 import Nsga2
-from evomerge.trial import TrialState
+from evomerge.trial import Objective, TrialState
 
 
 def new(dim=6, **settings):
@@ -106,6 +107,41 @@ def test_three_objectives_keep_the_extremes():
     log = simulate(optimizer, score, 150)
     F = np.array([list(t.scores.values.values()) for t in log.told])
     assert (F.max(axis=0) > 0.85).all()
+
+
+def test_constrained_domination():
+    """Deb et al. (2002), section VI: feasible by rank, then the others by violation alone."""
+    F = np.array([[0.0, 1.0], [9.0, 9.0], [1.0, 0.0], [-1.0, -1.0], [8.0, 8.0], [7.0, 7.0]])
+    violations = np.array([0.0, 0.2, 0.0, 0.0, 0.1, 0.2])
+    assert constrained_ranks(F, violations).tolist() == [0, 3, 0, 1, 2, 3]
+    assert constrained_ranks(F[1:2], violations[1:2]).tolist() == [0]
+
+
+def test_feasible_points_push_infeasible_ones_out():
+    """However good those are; among them, the least violation stays."""
+    bounded = Objective("code", "t2", "acc", bound=0.5)
+    optimizer = Nsga2(Problem(2, 0, (MATH, bounded), np.full(2, 0.5)), pop_size=3)
+    rows = [(9.0, 0.1), (9.0, 0.2), (9.0, 0.3), (9.0, 0.4), (0.1, 0.6), (0.2, 0.5)]
+    optimizer.tell(
+        [make_trial(i, np.full(2, i / 9), {"math": m, "code": c}) for i, (m, c) in enumerate(rows)]
+    )
+    assert [t.number for t in optimizer._members] == [3, 4, 5]
+    assert optimizer._better(0, 1) == 1
+    assert optimizer._better(1, 0) == 1
+
+
+def test_bounds_in_per_cent_follow_the_references():
+    """95% of the best expert: an expert that is told later moves the bound and the ranks."""
+    bounded = Objective("code", "t2", "acc", search=False, bound="95%")
+    optimizer = Nsga2(Problem(2, 0, (MATH, bounded), np.full(2, 0.5)))
+    for i, (label, code) in enumerate([("expert a", 0.5), ("expert b", 1.0)]):
+        x = None if label == "expert b" else np.full(2, 0.1)
+        scores = {"math": 0.5, "code": code}
+        optimizer.tell([make_trial(i, x, scores, kind="reference", label=label)])
+        if i == 0:
+            optimizer.tell([make_trial(5, np.full(2, 0.3), {"math": 0.9, "code": 0.48})])
+            assert optimizer._rank.tolist() == [1, 0]
+    assert optimizer._rank.tolist() == [0, 1], "0.5 misses 0.95 by less than 0.48"
 
 
 @pytest.mark.parametrize(
