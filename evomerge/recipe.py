@@ -127,6 +127,31 @@ class Recipe:
         text = json.dumps(data, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
+    def with_groups(self, groups: tuple[LayerGroup, ...]) -> Recipe:
+        """The same merge, written in other layer groups.
+
+        Args:
+            groups: Must cover the same tensors.
+
+        Raises:
+            ConfigError: Other tensors, or a group whose tensors have different coefficients here.
+        """
+        row_of = {t: g for g, group in enumerate(self.groups) for t in group.tensors}
+        if row_of.keys() != {t for group in groups for t in group.tensors}:
+            raise ConfigError("the recipe merges other tensors than these layer groups hold.")
+        rows = []
+        for group in groups:
+            found = {row_of[t] for t in group.tensors}
+            first = min(found)
+            for matrix in self.coefficients.values():
+                if any((matrix[g] != matrix[first]).any() for g in found):
+                    raise ConfigError(
+                        f"the recipe's coefficients differ within the layer group {group.name!r}."
+                    )
+            rows.append(first)
+        coefficients = {name: matrix[rows] for name, matrix in self.coefficients.items()}
+        return dataclasses.replace(self, groups=groups, coefficients=coefficients)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data (str, float, list, dict), ready for JSON or YAML."""
         return {

@@ -26,8 +26,8 @@ class Run:
             ``n_trials`` (budget), ``space`` ({name, method, dim, names}), ``models`` ({base,
             experts}: plain ModelRefs), ``scalarisation``, ``documents`` ({split: {objective:
             n}}), ``stock`` ({split: stock ``lm_eval`` command line with ``{model}`` for the
-            checkpoint}), ``config`` (the resolved configuration), ``fingerprint``, ``created`` (ISO time),
-            ``versions`` ({package: version}).
+            checkpoint}), ``config`` (the resolved configuration), ``fingerprint``, ``created``
+            (ISO time), ``versions`` ({package: version}).
     """
 
     path: Path

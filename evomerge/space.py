@@ -169,17 +169,21 @@ class SearchSpace:
     def encode(self, recipe: Recipe) -> Vector:
         """The point whose recipe this is, for warm starts.
 
+        Args:
+            recipe: In any layer groups: a coarser recipe is a point of a finer space.
+
         Raises:
-            ConfigError: The space cannot express it: another method, other models, groups or
-                settings, coefficients that vary where the space shares them, or out of bounds.
+            ConfigError: The space cannot express it: another method, other models or settings,
+                coefficients that vary where the space shares them, or out of bounds.
         """
+        if recipe.groups != tuple(g.group for g in self.groups):
+            recipe = recipe.with_groups(tuple(g.group for g in self.groups))
         mine, usual = self.decode(self.start), method(self.method).fixed
         unlike = [
             what
             for what, same in (
                 ("merge method", mine.method == recipe.method),
                 ("models", _contents(mine) == _contents(recipe)),
-                ("layer groups", mine.groups == recipe.groups),
                 ("fixed settings", {**usual, **mine.fixed} == {**usual, **recipe.fixed}),
                 ("parameters", mine.coefficients.keys() == recipe.coefficients.keys()),
             )

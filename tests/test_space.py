@@ -147,8 +147,20 @@ def test_encode_refuses_what_it_cannot_express(pool) -> None:
         coarse.encode(fine.decode(x))
     with pytest.raises(ConfigError, match="outside"):
         fine.encode(fine.recipe({"weight": np.full((2, 2), 1.6)}))
-    with pytest.raises(ConfigError, match="layer groups"):
-        fine.encode(SearchSpace(SPECS["layers"], pool).decode(np.full(12, 0.5)))
+    layers = SearchSpace(SPECS["layers"], pool)
+    with pytest.raises(ConfigError, match="differ within the layer group"):
+        fine.encode(layers.decode(np.linspace(0.1, 0.9, layers.dim)))
+
+
+def test_a_coarser_recipe_is_a_point_of_a_finer_space(pool) -> None:
+    coarse, fine = (SearchSpace(SPECS[name], pool) for name in ("global", "layers"))
+    recipe = coarse.decode(np.array([0.2, 0.6]))
+    again = fine.decode(fine.encode(recipe))
+    assert again.with_groups(recipe.groups).coefficients["weight"] == pytest.approx(
+        recipe.coefficients["weight"]
+    )
+    with pytest.raises(ConfigError, match="other tensors"):
+        recipe.with_groups(fine.decode(fine.start).groups[1:])
 
 
 def test_decode_checks_its_input(pool) -> None:

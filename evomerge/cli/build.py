@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evomerge.cli.warm import warm_starts
 from evomerge.errors import ConfigError, unknown_name
 from evomerge.run import Run
 from evomerge.trial import SPLITS, Objective, Trial
@@ -92,9 +93,14 @@ def build_plan(config: Config) -> Plan:
         str(config["scalarisation"]),
     )
     optimizer: Optimizer = build_component("optimizer", config["optimizer"], problem=problem)
-    evaluator: Evaluator = build_component("evaluator", config["evaluator"], objectives=objectives)
+    evaluator = build_evaluator(config["evaluator"], objectives, pool)
     meta = _meta(config, pool, space, evaluator, pareto=optimizer.pareto)
-    return Plan(config, pool, space, evaluator, optimizer, reference_recipes(space, pool), meta)
+    warm = warm_starts(config.get("warm_start") or (), space, pool, pareto=optimizer.pareto)
+    if warm:
+        meta["warm_start"] = [{"label": label, "inside": x is not None} for label, _, x in warm]
+        meta["fingerprint"]["warm_start"] = [recipe.id for _, recipe, _ in warm]
+    references = [*reference_recipes(space, pool), *warm]
+    return Plan(config, pool, space, evaluator, optimizer, references, meta)
 
 
 def _integer(config: Config, key: str, low: int) -> int:
@@ -213,6 +219,25 @@ def build_component(kind: str, config: Mapping[str, Any], **runtime: Any) -> Any
         return component_class(kind, config)(**runtime, **settings)
     except TypeError as e:
         raise ConfigError(f"{kind}: {e}. Settings given: {settings}.") from e
+
+
+def build_evaluator(
+    config: Mapping[str, Any], objectives: tuple[Objective, ...], pool: ExpertPool
+) -> Evaluator:
+    """The configured evaluator, beside what is read off the weights where that is asked for.
+
+    Raises:
+        EvomergeError: Whatever is wrong with it.
+    """
+    from evomerge.evaluators.together import Together
+    from evomerge.evaluators.weights import WEIGHTS, Weights
+
+    tasks = tuple(o for o in objectives if o.task != WEIGHTS)
+    main: Evaluator = build_component("evaluator", config, objectives=tasks)
+    if len(tasks) == len(objectives):
+        return main
+    weights = Weights([o for o in objectives if o.task == WEIGHTS], pool)
+    return Together(main, [weights], objectives)
 
 
 def _meta(

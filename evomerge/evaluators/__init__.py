@@ -2,6 +2,8 @@
 
 * :mod:`~evomerge.evaluators.base`: the :class:`Evaluator` protocol.
 * :mod:`~evomerge.evaluators.lm_eval`: any lm-eval task, scored as the stock harness scores it.
+* :mod:`~evomerge.evaluators.weights`: how far the weights are from the base's.
+* :mod:`~evomerge.evaluators.together`: both beside each other.
 
 What ``lm_eval`` is made of:
 

@@ -144,6 +144,10 @@ class LiveModel:
         if requests.generations:
             self._generate(model, requests)
 
+    def length(self, text: str) -> int:
+        """Number of tokens in an answer."""
+        return len(self.lm.tok_encode(text, add_special_tokens=False))
+
     def _likelihoods(
         self, model: PreTrainedModel, requests: Requests
     ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:

@@ -21,6 +21,9 @@ from evomerge.errors import ConfigError, TaskError, unknown_name
 from evomerge.evaluators.options import Options
 from evomerge.trial import Objective
 
+OUTPUT_TOKENS = "output_tokens"
+"""Metric of every generating task: the mean number of tokens in the model's answers."""
+
 
 @dataclasses.dataclass(frozen=True)
 class TaskSource:
@@ -176,10 +179,11 @@ def check_objective(objective: Objective, task: Any) -> None:
         ConfigError: For a direction that contradicts the task.
     """
     where = f"objective {objective.name!r}, task {objective.task!r}:"
-    known = list(task.aggregation())
+    generates = task.get_config("output_type") == "generate_until"
+    known = [*task.aggregation(), *([OUTPUT_TOKENS] if generates else [])]
     configured = task.get_config("metric_list") or []
     open_ended = any(callable(m.get("metric")) or m.get("hf_evaluate") for m in configured)
-    if objective.metric not in known and not open_ended:
+    if objective.metric not in known and (not open_ended or objective.metric == OUTPUT_TOKENS):
         raise unknown_name("metric", objective.metric, known, f"({where[:-1]})")
     filters = [f.name for f in getattr(task, "_filters", [])] or ["none"]
     if objective.filter not in filters:

@@ -70,6 +70,9 @@ class LiveView:
         )
         documents = meta["documents"]
         counts = ", ".join(f"{name} {n}" for name, n in documents["search"].items())
+        for warm in meta.get("warm_start", ()):
+            where = "" if warm["inside"] else "; outside the space: scored, but not started from"
+            self.say(f"warm start: {warm['label']}{where}")
         self.say(
             f"search: {space['dim']} dimensions ({space['method']}, {len(space['groups'])} layer "
             f"groups), {meta['optimizer']}; documents per candidate: {counts}"
