@@ -43,6 +43,10 @@ class GroupSpec:
             ConfigError: An unknown key or a value of the wrong form.
         """
         fields = {f.name for f in dataclasses.fields(cls)}
+        if not isinstance(data, Mapping):
+            raise ConfigError(
+                f"groups: expected a mapping with {', '.join(sorted(fields))}, got {data!r}."
+            )
         for key in data:
             if key not in fields:
                 raise unknown_name("key of groups", str(key), fields)

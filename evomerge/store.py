@@ -125,8 +125,9 @@ class TrialStore:
         plain = json.loads(json.dumps(dict(meta)))
         plain["objectives"] = [dataclasses.asdict(o) for o in self.objectives]
         old = studies[_SEARCH].user_attrs.get("meta")
-        if old:
-            plain["created"] = old.get("created", plain.get("created"))
+        for kept in ("created", "finished"):
+            if old and kept in old:
+                plain[kept] = old[kept]
         if old != plain:
             studies[_SEARCH].set_user_attr("meta", plain)
         return studies
@@ -138,9 +139,14 @@ class TrialStore:
                 if "result" in frozen.user_attrs and not frozen.state.is_finished():
                     self._tell(study, frozen.number, frozen.user_attrs["result"])
 
+    @property
+    def meta(self) -> dict[str, Any]:
+        """Plain data of the run, as it was last written."""
+        return dict(self._studies[_SEARCH].user_attrs["meta"])
+
     def update_meta(self, **changes: Any) -> None:
         """Changes plain data of the run that does not shape the search."""
-        meta = dict(self._studies[_SEARCH].user_attrs["meta"])
+        meta = self.meta
         if any(meta.get(k) != v for k, v in changes.items()):
             self._studies[_SEARCH].set_user_attr("meta", json.loads(json.dumps(meta | changes)))
 

@@ -9,6 +9,7 @@ optimizer what the store holds, submits again what was RUNNING, and goes on.
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Literal, Protocol
@@ -34,6 +35,10 @@ TASK_ARITHMETIC = "task arithmetic 0.4"
 
 class Observer(Protocol):
     """Sees what happens, in the driver's thread."""
+
+    def asked(self, n: int, seconds: float) -> None:
+        """The optimizer proposed ``n`` points, in so many seconds."""
+        ...
 
     def phase(self, phase: Phase, total: int) -> None:
         """A phase begins with ``total`` trials to finish in it (0: not known)."""
@@ -174,7 +179,10 @@ class Study:
             return False
         first = len(self._references) + self._n_search
         pending = sorted(self._pending.values(), key=lambda t: t.number)
+        start = time.perf_counter()
         points = self._optimizer.ask(min(free, left), first, pending)
+        if points and self._observer:
+            self._observer.asked(len(points), time.perf_counter() - start)
         for i, point in enumerate(points):
             x = self._space.snap(np.asarray(point, dtype=np.float64))
             self._n_search += 1

@@ -216,6 +216,11 @@ def run_one(
         if extend is not None:
             n_trials = have + extend
         store.update_meta(n_trials=max(n_trials, have))
+        budget = [max(n_trials, have), plain["n_finalists"]]
+        if not dry and store.meta.get("finished") == budget:
+            view.say("this search is finished; --extend N adds trials")
+            _report(open_run(folder), view, finished=True)
+            return folder
         executor = build_component("executor", plain["executor"], spec=_worker_spec(plan))
         try:
             study = Study(
@@ -238,6 +243,8 @@ def run_one(
             )
             with _interruptible(study, view):
                 finished = study.run(dry=dry)
+            if finished:
+                store.update_meta(finished=budget)
         finally:
             view.end()
             executor.close()

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 _EVERY = 10.0  # seconds between plain lines
+_SLOW_ASK = 0.1  # seconds per proposed point that are worth mentioning
 
 
 class LiveView:
@@ -45,6 +46,7 @@ class LiveView:
         self._best: tuple[float, Trial] | None = None
         self._printed = 0.0
         self._n_references, self._due_references = 0, 0
+        self._n_asked, self._ask_seconds = 0, 0.0
         self._objectives: tuple[Objective, ...] = ()
         self._searched: list[Objective] = []
         self._scalarisation = "mean"
@@ -110,6 +112,10 @@ class LiveView:
             self._display.start()
         elif phase == "finals" and total:
             self.say(f"scoring {total} finalists and reference points on held-out documents")
+
+    def asked(self, n: int, seconds: float) -> None:
+        """See :class:`~evomerge.study.Observer`."""
+        self._n_asked, self._ask_seconds = self._n_asked + n, self._ask_seconds + seconds
 
     def started(self, trial: Trial) -> None:
         """See :class:`~evomerge.study.Observer`."""
@@ -205,6 +211,9 @@ class LiveView:
             parts.append(f"{running} running")
         if failed:
             parts.append(f"{failed} failed")
+        asking = self._ask_seconds / max(1, self._n_asked)
+        if asking >= _SLOW_ASK:
+            parts.append(f"{duration(asking)} to propose one")
         if len(self._fresh) > 1:
             span = self._fresh[-1] - self._fresh[max(0, len(self._fresh) - 40)]
             rate = (min(len(self._fresh), 40) - 1) / max(span, 1e-9)

@@ -57,6 +57,7 @@ def edit(folder: Path, change) -> None:
         ("search_space=blockwis", "unknown search space 'blockwis'. Did you mean 'blockwise'"),
         ("space.method=task_aritmetic", "unknown merge method 'task_aritmetic'. Did you mean"),
         ("space.groups.rols=split", "Did you mean 'roles'"),
+        ("space.groups=4", "groups: expected a mapping"),
         ("objective.toy.task=tyo", "unknown task 'tyo'"),
         ("objective.toy.metric=bits_per_bite", "bits_per_byte"),
         ("objective.toy.direction=maximize", "direction"),
@@ -357,3 +358,17 @@ def test_the_verifying_command_survives_spaces(project, capsys) -> None:
     assert main(["export", "a run", "--out", "merged model"]) == 0
     line = capsys.readouterr().out.splitlines()[-1]
     assert "pretrained=merged model,dtype=float32" in shlex.split(line)
+
+
+def test_a_finished_search_starts_no_worker(project, capsys, monkeypatch):
+    assert main((*SEARCH, "--quiet", "run_dir=run")) == 0
+    before = [t.number for t in open_run(project / "run").trials]
+    from evomerge.executors.local import LocalExecutor
+
+    with monkeypatch.context() as patched:
+        patched.setattr(LocalExecutor, "warm_up", lambda self: pytest.fail("a worker was built"))
+        assert main((*SEARCH, "run_dir=run")) == 0
+    assert "this search is finished" in capsys.readouterr().err
+    assert [t.number for t in open_run(project / "run").trials] == before
+    assert main((*SEARCH, "--quiet", "run_dir=run", "--extend", "2")) == 0
+    assert sum(t.kind == "search" for t in open_run(project / "run").trials) == 6
