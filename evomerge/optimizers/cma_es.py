@@ -1,8 +1,9 @@
 """CMA-ES as an asynchronous fold, on pycma.
 
 Hansen (2016), "The CMA evolution strategy: a tutorial", arXiv:1604.00772. Restarts: Auger & Hansen
-(2005), IPOP-CMA-ES. Variances only in many dimensions: Ros & Hansen (2008), sep-CMA-ES. Late
-points: Hansen (2011), "Injecting external solutions into CMA-ES", arXiv:1110.4181.
+(2005), IPOP-CMA-ES; Hansen (2009), BIPOP-CMA-ES. Variances only in many dimensions: Ros & Hansen
+(2008), sep-CMA-ES. Late points: Hansen (2011), "Injecting external solutions into CMA-ES",
+arXiv:1110.4181.
 
 * Trial number k is ``mean + sigma * B D z``, with z drawn from (seed, k): ask never waits, and
   what is pending does not matter.
@@ -11,6 +12,14 @@ points: Hansen (2011), "Injecting external solutions into CMA-ES", arXiv:1110.41
   long as pycma lets an injected point be (Mahalanobis length sqrt(d) + 2 d / (d + 2)).
 * FAILED trials say nothing about how good a point is, so they are no part of a generation: no
   median stands in for them. PRUNED ones are, below every COMPLETE one, by their estimate.
+* Noise: every candidate answers the same documents, so its score is repeatable and asking again
+  would buy nothing; what is left is the luck of one set of documents. Against that, one trial per
+  generation is the mean of the distribution itself (``evaluate_mean``), which no single lucky
+  score can move far. Measured on a bowl scored by 50 to 400 documents, d = 6, 12 and 24, 100 and
+  200 trials, 16 seeds each: the accuracy of the final choice rose in 14 of 18 settings, by 0.008
+  on average and by 0.02 in three of the six at d = 24; a doubled popsize was worse than either.
+  Without noise it gains too: the gap on a rotated ellipsoid after 200 trials, median of 12 seeds,
+  is 0.0045 instead of 0.0087 at d = 12.
 * Only the order of a generation counts: feasible trials by score, then those that break a
   constraint, by how much (Deb 2000).
 * Bounds: pycma's ``BoundTransform``. The search runs in coordinates that are [0, 1]'s own except
@@ -33,7 +42,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from evomerge.errors import ConfigError
+from evomerge.errors import ConfigError, unknown_name
 from evomerge.optimizers.base import (
     Problem,
     Yardstick,
@@ -46,6 +55,7 @@ from evomerge.optimizers.base import (
 from evomerge.recipe import Vector
 from evomerge.trial import Trial, TrialState
 
+RESTARTS = ("ipop", "bipop", "none")
 _RESTART = 1
 """Second key of a restart's generator; a trial's generator has only one."""
 _FLAT_GENERATIONS = 5
@@ -66,6 +76,10 @@ class CmaEs:
         diagonal_above: Learn variances only (no covariances) where d is above this.
         tolx: Restart once every coordinate's standard deviation is below this; > 0.
         restart_growth: Factor on popsize at each restart, >= 1; IPOP doubles it.
+        restarts: ``"ipop"``: each restart has a larger population; ``"bipop"``: large populations
+            alternate with small ones that have a small random step (Hansen 2009), whichever has
+            spent fewer trials; ``"none"``: goes on for ever where it converged.
+        evaluate_mean: Whether one trial per generation is the mean of the distribution.
 
     Raises:
         ConfigError: A setting that does not make sense.
@@ -82,6 +96,8 @@ class CmaEs:
         diagonal_above: int = 20,
         tolx: float = 1e-5,
         restart_growth: float = 2.0,
+        restarts: str = "ipop",
+        evaluate_mean: bool = True,
     ) -> None:
         self._dim, self._seed = problem.dim, problem.seed
         check_number("sigma0", sigma0, 0, 1)
@@ -93,22 +109,41 @@ class CmaEs:
         if restart_growth < 1:
             raise ConfigError(f"restart_growth: expected a number >= 1, got {restart_growth!r}.")
         self._sigma0, self._tolx, self._growth = float(sigma0), float(tolx), float(restart_growth)
+        if restarts not in RESTARTS:
+            raise unknown_name("value of restarts", str(restarts), RESTARTS)
+        if not isinstance(evaluate_mean, bool):
+            raise ConfigError(f"evaluate_mean: expected true or false, got {evaluate_mean!r}.")
+        self._kind, self._evaluate_mean = restarts, evaluate_mean
         self._popsize = popsize or 4 + int(3 * np.log(problem.dim))
         self._diagonal = problem.dim > diagonal_above
         self._yardstick = Yardstick(problem)
         self._warm: list[Trial] = []
         self._generation: list[Trial] = []
         self._restarts = 0
-        self._run = self._new_run(problem.start, 0)
+        self._n_searched = 0
+        self._spent = {True: 0, False: 0}  # trials of runs with large and with small populations
+        self._n_large, self._is_large = 0, True
+        self._run = self._new_run(problem.start, self._sigma0, self._popsize)
 
     def ask(self, n: int, first: int, pending: Sequence[Trial] = ()) -> list[Vector]:
         """Proposes ``n`` points of shape (d,), or none while a reference point is pending."""
         if awaits_reference(pending):
             return []
-        return [
-            self._run.point(rng_for(self._seed, first + i).standard_normal(self._dim))
-            for i in range(n)
-        ]
+        flying = [t for t in pending if counts(t)]
+        position = self._n_searched + len(flying)
+        taken = [t.x for t in (*self._generation, *flying) if t.x is not None]
+        points: list[Vector] = []
+        for i in range(n):
+            x = self._run.point(rng_for(self._seed, first + i).standard_normal(self._dim))
+            if (
+                self._evaluate_mean
+                and self._run.updates
+                and not (position + i) % self._run.popsize
+            ):
+                mean = self._run.mean
+                x = x if any(np.array_equal(mean, t) for t in (*taken, *points)) else mean
+            points.append(x)
+        return points
 
     def tell(self, trials: Sequence[Trial]) -> None:
         """Takes finished trials in told order; each full generation moves the distribution."""
@@ -118,7 +153,9 @@ class CmaEs:
             if trial.kind == "reference":
                 self._yardstick.tell(trial)
                 self._warm_start(trial)
-            elif self._enters(trial):
+                continue
+            self._n_searched += 1
+            if self._enters(trial):
                 self._generation.append(trial)
                 if len(self._generation) >= self._run.popsize:
                     self._close_generation()
@@ -130,7 +167,8 @@ class CmaEs:
         self._warm.append(trial)
         if self._restarts == 0 and self._run.updates == 0:
             best = min(self._warm, key=self._yardstick.key)
-            self._run = self._new_run(np.array(best.x, dtype=np.float64), 0)
+            start = np.array(best.x, dtype=np.float64)
+            self._run = self._new_run(start, self._sigma0, self._popsize)
 
     def _enters(self, trial: Trial) -> bool:
         """Whether a told search trial is part of a generation."""
@@ -148,19 +186,30 @@ class CmaEs:
         X = np.array([t.x for t in self._generation], dtype=np.float64)
         losses = _losses(self._generation, self._yardstick)
         self._generation = []
+        self._spent[self._is_large] += len(X)
         if not self._run.update(X, losses):
-            self._restarts += 1
-            mean = rng_for(self._seed, self._restarts, _RESTART).random(self._dim)
-            self._run = self._new_run(mean, self._restarts)
+            self._restart()
 
-    def _new_run(self, mean: Vector, restart: int) -> _Run:
-        return _Run(
-            mean,
-            self._sigma0,
-            int(self._popsize * self._growth**restart),
-            diagonal=self._diagonal,
-            tolx=self._tolx,
-        )
+    def _restart(self) -> None:
+        """Begins anew elsewhere, as ``restarts`` says; with ``none``, around the same mean."""
+        self._restarts += 1
+        rng = rng_for(self._seed, self._restarts, _RESTART)
+        mean, sigma = rng.random(self._dim), self._sigma0
+        if self._kind == "none":
+            self._run = self._new_run(self._run.mean, sigma, self._popsize)
+            return
+        self._is_large = self._kind == "ipop" or self._spent[True] <= self._spent[False]
+        if self._is_large:
+            self._n_large += 1
+            popsize = int(self._popsize * self._growth**self._n_large)
+        else:  # between the default and half the large population, with steps down to a hundredth
+            ratio = max(1.0, self._growth**self._n_large / 2)
+            popsize = max(3, int(self._popsize * ratio ** (rng.random() ** 2)))
+            sigma *= float(10.0 ** (-2 * rng.random()))
+        self._run = self._new_run(mean, sigma, popsize)
+
+    def _new_run(self, mean: Vector, sigma: float, popsize: int) -> _Run:
+        return _Run(mean, sigma, popsize, diagonal=self._diagonal, tolx=self._tolx)
 
 
 class _Run:
@@ -203,6 +252,11 @@ class _Run:
             options |= {"AdaptSigma": CMAAdaptSigmaCSA, "BoundaryHandler": BoundTransform}
             self._es: Any = cma.CMAEvolutionStrategy(mean.copy(), sigma, options)
             self._arm()
+
+    @property
+    def mean(self) -> Vector:
+        """(d,) the mean of the distribution, in [0, 1]^d."""
+        return self.point(np.zeros(len(self._mean)))
 
     def point(self, z: Vector) -> Vector:
         """The point of [0, 1]^d that a standard normal (d,) ``z`` stands for."""

@@ -122,6 +122,54 @@ def test_two_basins_are_both_found_by_restarts():
     assert -best(log, lambda x: -loss(x)) < 0.01
 
 
+def test_one_trial_per_generation_is_the_mean():
+    optimizer = new(popsize=6)
+    log = simulate(optimizer, score_of(lambda x: np.mean((x - 0.6) ** 2)), 60)
+    means = []
+    replay = new(popsize=6)
+    for i, t in enumerate(log.told):
+        if i and i % 6 == 0:
+            assert np.array_equal(t.x, replay._run.mean)
+            means.append(t.x.tobytes())
+        replay.tell([t])
+    assert len(set(means)) == 9
+    plain = new(popsize=6, evaluate_mean=False)
+    plain.tell(log.told[:6])
+    assert not np.array_equal(plain.ask(1, 6)[0], plain._run.mean)
+
+
+def test_the_mean_is_asked_once_however_many_are_asked():
+    optimizer = new(popsize=6)
+    optimizer.tell(simulate(new(popsize=6), score_of(lambda x: np.mean(x**2)), 6).told)
+    points = optimizer.ask(30, 6)
+    assert sum(np.array_equal(x, optimizer._run.mean) for x in points) == 1
+
+
+def test_bipop_alternates_by_what_was_spent():
+    optimizer = new(dim=2, tolx=1e-2, restarts="bipop")
+    sizes = []
+    for trial in simulate(new(dim=2, tolx=1e-2, restarts="bipop"),
+                          score_of(lambda x: np.sum((x - 0.3) ** 2)), 900).told:  # fmt: skip
+        before = optimizer._restarts
+        optimizer.tell([trial])
+        if optimizer._restarts > before:
+            sizes.append((optimizer._is_large, optimizer._run.popsize))
+    large = [n for big, n in sizes if big]
+    small = [n for big, n in sizes if not big]
+    assert large == [6 * 2 ** (i + 1) for i in range(len(large))]
+    assert len(small) >= 2
+    assert max(small) <= max(6, max(large) // 2)
+    spent = optimizer._spent
+    assert spent[False] < 2 * spent[True] + 200
+
+
+def test_without_restarts_it_stays_where_it_converged():
+    optimizer = new(dim=2, tolx=1e-2, restarts="none", sigma0=0.1)
+    log = simulate(optimizer, score_of(lambda x: np.sum((x - 0.3) ** 2)), 400)
+    assert optimizer._restarts >= 1
+    assert np.abs(np.mean([t.x for t in log.told[-30:]], axis=0) - 0.3).max() < 0.1
+
+
 @pytest.mark.parametrize(
     "bad",
     [
@@ -133,6 +181,7 @@ def test_two_basins_are_both_found_by_restarts():
         {"diagonal_above": -1},
         {"tolx": 0.0},
         {"restart_growth": 0.5},
+        {"evaluate_mean": "yes"},
     ],
     ids=str,
 )

@@ -348,13 +348,18 @@ def test_constraints_steer_the_search(new, bounded):
     wild = simulate(new(objectives=(MATH, free)[: 1 + free.search]), score, n, workers=3)
     late = [np.mean([feasible(x) for x in points(log)[-n // 3 :]]) for log in (held, wild)]
     assert late[0] > late[1] + 0.1
+
+    def goal(x):  # a single-objective driver optimises the mean of both where both count
+        both = bounded.search and not new(objectives=(MATH, bounded)).pareto
+        return value(x) - float(np.mean(x)) if both else value(x)
+
     yardstick = np.median(
         [
-            max(value(x) for x in np.random.default_rng(s).random((180, new.dim)) if feasible(x))
+            max(goal(x) for x in np.random.default_rng(s).random((180, new.dim)) if feasible(x))
             for s in range(9)
         ]
     )
-    assert max(value(t.x) for t in held.told if feasible(t.x)) > yardstick
+    assert max(goal(t.x) for t in held.told if feasible(t.x)) > yardstick
     for told, first, k, pending, asked in held.asks[:: n // 6]:
         fresh = new(objectives=(MATH, bounded))
         fresh.tell(held.told[:told])
