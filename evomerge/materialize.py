@@ -7,6 +7,7 @@ model whose parameters a Merger overwrites for every candidate.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ import torch
 
 from evomerge.errors import CheckpointError, ConfigError
 from evomerge.experts import ExpertPool, MergeTensor
-from evomerge.methods import Sources, check_settings, method
+from evomerge.methods import Basis, Sources, check_settings, method
 from evomerge.recipe import Recipe, Scalar
 
 if TYPE_CHECKING:
@@ -50,17 +51,18 @@ class Merger:
         self._survey = self.method.survey(
             (self._sources(t.name) for t in pool.tensors), self.fixed
         )
-        self._basis: dict[str, Sequence[torch.Tensor]] = {}
+        self._basis: dict[str, Basis] = {}
 
     def _sources(self, tensor: str) -> Sources:
         base, experts = self.pool.sources(tensor)
-        return Sources(tensor, base, experts)
+        return Sources(tensor, base, experts, tuple(e.content for e in self.pool.experts))
 
-    def _prepared(self, tensor: str) -> Sequence[torch.Tensor]:
+    def _prepared(self, tensor: str) -> Basis:
         basis = self._basis.get(tensor)
         if basis is None:
             basis = self.method.prepare(self._sources(tensor), self._survey, self.fixed)
-            basis = [b.to(self._device) for b in basis]
+            moved = tuple(b.to(self._device) for b in basis.tensors)
+            basis = dataclasses.replace(basis, tensors=moved)
             self._basis[tensor] = basis
         return basis
 

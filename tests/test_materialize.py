@@ -116,7 +116,7 @@ def test_experts_stay_mapped_and_untouched() -> None:
     name = pool.tensors[-1].name
     before = [e.tensor(name).clone() for e in pool.experts]
     merger = Merger(pool, "task_arithmetic", {})
-    basis = merger._prepared(name)
+    basis = merger._prepared(name).tensors
     assert [b.data_ptr() for b in basis[1:]] == [e.tensor(name).data_ptr() for e in pool.experts]
     live = LiveModel(pool)
     merger.merge(random_recipe(pool), live.tensors)

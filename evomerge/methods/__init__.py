@@ -14,13 +14,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from evomerge.errors import ConfigError, unknown_name
-from evomerge.methods.base import MergeMethod, Parameter, Scalar, Sources
+from evomerge.methods.base import Basis, MergeMethod, Parameter, Scalar, Sources
 from evomerge.methods.linear import Linear
 from evomerge.methods.task_arithmetic import TaskArithmetic
 
 METHODS: dict[str, MergeMethod] = {m.name: m for m in (Linear(), TaskArithmetic())}
 
-__all__ = ["METHODS", "MergeMethod", "Parameter", "Sources", "check_settings", "method"]
+__all__ = ["METHODS", "Basis", "MergeMethod", "Parameter", "Sources", "check_settings", "method"]
 
 
 def method(name: str) -> MergeMethod:

@@ -38,11 +38,28 @@ class Sources:
         name: The tensor's name.
         base: The base model's tensor, or None.
         experts: K tensors of the same shape. All are memory-mapped: never written to.
+        keys: K strings that identify the experts' contents wherever they lie, for random masks
+            that are the same on every machine; empty where nobody knows them.
     """
 
     name: str
     base: torch.Tensor | None
     experts: Sequence[torch.Tensor]
+    keys: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Basis:
+    """What is prepared once per tensor and combined by every candidate.
+
+    Attributes:
+        tensors: On the live model's device when they are combined; the sources themselves where a
+            method needs no copy.
+        extra: Small plain data that stays on the host: norms, angles, a Gram matrix.
+    """
+
+    tensors: tuple[torch.Tensor, ...]
+    extra: Any = None
 
 
 class MergeMethod(Protocol):
@@ -64,16 +81,14 @@ class MergeMethod(Protocol):
         """One pass over all tensors for global statistics; None where none are needed."""
         ...
 
-    def prepare(
-        self, sources: Sources, survey: Any, fixed: Mapping[str, Scalar]
-    ) -> Sequence[torch.Tensor]:
+    def prepare(self, sources: Sources, survey: Any, fixed: Mapping[str, Scalar]) -> Basis:
         """Once per search and tensor: the basis that every candidate combines."""
         ...
 
     def combine(
         self,
         out: torch.Tensor,
-        basis: Sequence[torch.Tensor],
+        basis: Basis,
         coefficients: Mapping[str, Sequence[float]],
         fixed: Mapping[str, Scalar],
     ) -> None:
@@ -81,7 +96,7 @@ class MergeMethod(Protocol):
 
         Args:
             out: Live tensor, written in place; any floating dtype and device.
-            basis: What :meth:`prepare` returned, on ``out``'s device.
+            basis: What :meth:`prepare` returned, its tensors on ``out``'s device.
             coefficients: Parameter name to its K values (or 1 shared value) for this tensor.
             fixed: Settings that are not searched.
         """

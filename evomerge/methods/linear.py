@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 
 from evomerge.errors import ConfigError
-from evomerge.methods.base import Parameter, Scalar, Sources
+from evomerge.methods.base import Basis, Parameter, Scalar, Sources
 from evomerge.methods.kernels import weighted_sum
 
 
@@ -30,16 +30,14 @@ class Linear:
     def survey(self, tensors: Iterable[Sources], fixed: Mapping[str, Scalar]) -> None:
         """Nothing to survey."""
 
-    def prepare(
-        self, sources: Sources, survey: None, fixed: Mapping[str, Scalar]
-    ) -> Sequence[torch.Tensor]:
+    def prepare(self, sources: Sources, survey: None, fixed: Mapping[str, Scalar]) -> Basis:
         """The experts themselves: no copy."""
-        return tuple(sources.experts)
+        return Basis(tuple(sources.experts))
 
     def combine(
         self,
         out: torch.Tensor,
-        basis: Sequence[torch.Tensor],
+        basis: Basis,
         coefficients: Mapping[str, Sequence[float]],
         fixed: Mapping[str, Scalar],
     ) -> None:
@@ -53,4 +51,4 @@ class Linear:
                     "raise the lower bound of the search space, or set fixed.normalize to false."
                 )
             weights = [w / total for w in weights]
-        weighted_sum(out, basis, weights)
+        weighted_sum(out, basis.tensors, weights)

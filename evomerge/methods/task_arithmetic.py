@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 
 from evomerge.errors import ConfigError
-from evomerge.methods.base import Parameter, Scalar, Sources
+from evomerge.methods.base import Basis, Parameter, Scalar, Sources
 from evomerge.methods.kernels import weighted_sum
 
 
@@ -30,21 +30,19 @@ class TaskArithmetic:
     def survey(self, tensors: Iterable[Sources], fixed: Mapping[str, Scalar]) -> None:
         """Nothing to survey."""
 
-    def prepare(
-        self, sources: Sources, survey: None, fixed: Mapping[str, Scalar]
-    ) -> Sequence[torch.Tensor]:
+    def prepare(self, sources: Sources, survey: None, fixed: Mapping[str, Scalar]) -> Basis:
         """Base and experts themselves: no copy."""
         if sources.base is None:
             raise ConfigError("task_arithmetic needs a base model; set models.base.")
-        return (sources.base, *sources.experts)
+        return Basis((sources.base, *sources.experts))
 
     def combine(
         self,
         out: torch.Tensor,
-        basis: Sequence[torch.Tensor],
+        basis: Basis,
         coefficients: Mapping[str, Sequence[float]],
         fixed: Mapping[str, Scalar],
     ) -> None:
         """Writes the merge."""
         weights = coefficients["weight"]
-        weighted_sum(out, basis, [1.0 - sum(weights), *weights])
+        weighted_sum(out, basis.tensors, [1.0 - sum(weights), *weights])
