@@ -6,6 +6,10 @@
 ``design``             Sobol points
 ``random_search``      :class:`~evomerge.optimizers.random_search.Random`: uniform, the yardstick
 ``cma_es``             :class:`~evomerge.optimizers.cma_es.CmaEs`: one scalarised score, on pycma
+``de``                 :class:`~evomerge.optimizers.de.De`: differential evolution, a yardstick
+``sobol``              :class:`~evomerge.optimizers.sobol.Sobol`: an even cover of the space
+``grid``               :class:`~evomerge.optimizers.grid.Grid`: at most three dimensions
+``genetic``            what the NSGAs share: design, children, constrained domination
 ``nsga2``              :class:`~evomerge.optimizers.nsga2.Nsga2`: a Pareto front, on pymoo
 =====================  ===========================================================================
 
