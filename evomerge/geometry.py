@@ -9,6 +9,7 @@ with, needs no weights at all.
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import numpy as np
 import numpy.typing as npt
@@ -77,7 +78,7 @@ class Geometry:
             A point of [0, 1]^d, never a clipped one.
         """
         target = np.asarray(coefficients, dtype=np.float64).reshape(-1)
-        values = np.linalg.lstsq(self.matrix, target, rcond=None)[0]
+        values = self._inverse @ target
         size = max(1.0, float(np.abs(target).max()))
         if np.abs(self.matrix @ values - target).max() > _EXACT * size:
             return None
@@ -86,9 +87,14 @@ class Geometry:
             return None
         return np.clip(x, 0.0, 1.0)
 
+    @functools.cached_property
+    def _inverse(self) -> Matrix:
+        """(d, G * K) least-squares inverse of the map."""
+        return np.asarray(np.linalg.pinv(self.matrix), dtype=np.float64)
+
     def inner(self, a: Matrix, b: Matrix) -> float:
         """<A, B> over all weights, of two candidates given by their (G, K) coefficients."""
-        return float(np.einsum("gj,gjk,gk->", a, self.grams, b))
+        return float(((self.grams @ b[:, :, None])[:, :, 0] * a).sum())
 
     def angle(self, a: Matrix, b: Matrix) -> float:
         """Angle in [0, pi] between two candidates, over all weights; 0 where one of them is 0."""

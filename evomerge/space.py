@@ -119,6 +119,16 @@ class SearchSpace:
         values: Vector = low + np.asarray(x, dtype=np.float64) * (high - low)
         return values
 
+    def linear_map(self, parameter: str) -> Matrix | None:
+        """(G * K, d) map from axis values to the (G, K) coefficients of one parameter, row-major.
+
+        None where the axes belong to other parameters too, or the parameter is held fixed.
+        """
+        for block in self._blocks:
+            if block.parameter == parameter and len(block.axes) == self.dim:
+                return block.matrix
+        return None
+
     def snap(self, x: Vector) -> Vector:
         """The nearest point that :meth:`decode` can tell apart: axes with a step are rounded.
 

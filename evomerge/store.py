@@ -125,7 +125,7 @@ class TrialStore:
         plain = json.loads(json.dumps(dict(meta)))
         plain["objectives"] = [dataclasses.asdict(o) for o in self.objectives]
         old = studies[_SEARCH].user_attrs.get("meta")
-        for kept in ("created", "finished"):
+        for kept in ("created", "finished", "note"):
             if old and kept in old:
                 plain[kept] = old[kept]
         if old != plain:

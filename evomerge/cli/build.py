@@ -67,6 +67,7 @@ def build_plan(config: Config) -> Plan:
         EvomergeError: Whatever is wrong with it.
     """
     from evomerge.experts import ExpertPool
+    from evomerge.gram import geometry
     from evomerge.optimizers.base import Problem
     from evomerge.space import SearchSpace
     from evomerge.study import reference_recipes
@@ -81,20 +82,24 @@ def build_plan(config: Config) -> Plan:
     for key in models:
         if key not in MODEL_KEYS:
             raise unknown_name("key of models", str(key), MODEL_KEYS)
-    component_class("optimizer", config["optimizer"])  # a typo there should not cost a hash
+    chosen = component_class("optimizer", config["optimizer"])  # a typo should not cost a hash
     component_class("executor", config["executor"])
     pool = ExpertPool.open(models.get("base"), models.get("experts") or {})
     space = SearchSpace(spec, pool)
+    wants_geometry = getattr(chosen, "needs_geometry", False)
     problem = Problem(
         space.dim,
         seed,
         tuple(o for o in objectives if o.guides),
         space.start,
         str(config["scalarisation"]),
+        geometry(pool, space) if wants_geometry else None,
     )
     optimizer: Optimizer = build_component("optimizer", config["optimizer"], problem=problem)
     evaluator = build_evaluator(config["evaluator"], objectives, pool)
     meta = _meta(config, pool, space, evaluator, pareto=optimizer.pareto)
+    if getattr(optimizer, "needs_documents", False):
+        _check_documents(objectives)
     warm = warm_starts(config.get("warm_start") or (), space, pool, pareto=optimizer.pareto)
     if warm:
         meta["warm_start"] = [{"label": label, "inside": x is not None} for label, _, x in warm]
@@ -219,6 +224,19 @@ def build_component(kind: str, config: Mapping[str, Any], **runtime: Any) -> Any
         return component_class(kind, config)(**runtime, **settings)
     except TypeError as e:
         raise ConfigError(f"{kind}: {e}. Settings given: {settings}.") from e
+
+
+def _check_documents(objectives: Sequence[Objective]) -> None:
+    """Refuses what has no score per document, for an optimizer that lives on them."""
+    from evomerge.evaluators.weights import WEIGHTS
+
+    for o in objectives:
+        if o.search and o.task == WEIGHTS:
+            raise ConfigError(
+                f"objective {o.name!r}: {o.metric!r} is read off the weights and has no score per "
+                "document, which this optimizer needs. Set 'search: false' (a bound still holds), "
+                "or take another optimizer, such as nsga2."
+            )
 
 
 def build_evaluator(

@@ -234,6 +234,7 @@ def run_one(
                 view=lambda trials: plan.view(folder, trials),
                 observer=view,
             )
+            _say_note(plan, view)
             view.begin(
                 plan.evaluator.objectives,
                 executor.capacity,
@@ -243,6 +244,7 @@ def run_one(
             )
             with _interruptible(study, view):
                 finished = study.run(dry=dry)
+            store.update_meta(note=getattr(plan.optimizer, "note", ""))
             if finished:
                 store.update_meta(finished=budget)
         finally:
@@ -255,6 +257,13 @@ def run_one(
         if not finished:
             raise KeyboardInterrupt  # also ends a sweep, and the exit code says so
     return folder
+
+
+def _say_note(plan: Plan, view: LiveView) -> None:
+    """What the optimizer has to say before it starts, if anything."""
+    note = getattr(plan.optimizer, "note", "")
+    if note:
+        view.say(note)
 
 
 def _worker_spec(plan: Plan) -> Any:

@@ -10,6 +10,9 @@
 ``sobol``              :class:`~evomerge.optimizers.sobol.Sobol`: an even cover of the space
 ``grid``               :class:`~evomerge.optimizers.grid.Grid`: at most three dimensions
 ``genetic``            what the NSGAs share: design, children, constrained domination
+``niches``             M2N2's archive: competition, attraction, split-point crossover
+``documents``          per-document scores as what models compete for
+``m2n2``               :class:`~evomerge.optimizers.m2n2.M2n2`: natural niches
 ``nsga2``              :class:`~evomerge.optimizers.nsga2.Nsga2`: a Pareto front, on pymoo
 =====================  ===========================================================================
 

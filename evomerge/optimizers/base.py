@@ -92,6 +92,10 @@ class Optimizer(Protocol):
 
     * ``max_dim: int``: the most dimensions that it takes; above, it raises ConfigError.
     * ``expensive: bool``: one ask may take a second; the contract suite then runs fewer trials.
+    * ``needs_geometry: bool``: it wants :attr:`Problem.geometry` where the space has one.
+    * ``needs_documents: bool``: it needs a score per document of every optimised objective.
+    * ``note: str``: what its user should know before the search starts, and what it learned when
+      the search ends; shown at both times where it is not empty.
     """
 
     pareto: bool

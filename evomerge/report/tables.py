@@ -312,6 +312,8 @@ def facts(run: Run) -> list[tuple[str, str]]:
     if meta.get("optimizer"):
         seed = f", seed {meta['seed']}" if "seed" in meta else ""
         found.append(("optimizer", f"{printable(meta['optimizer'])}{seed}"))
+    if meta.get("note"):
+        found.append(("", printable(meta["note"])))
     if space:
         dim = f", {space['dim']} dimensions" if "dim" in space else ""
         found.append(("search space", f"{printable(space.get('name', space.get('method')))}{dim}"))

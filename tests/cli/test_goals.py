@@ -154,3 +154,14 @@ def test_a_warm_start_of_other_models_is_refused(project, family, capsys):
         warm_start=["best/recipe.yaml"],
     )
     assert "the recipe merges 2 experts" in fails(capsys, *SEARCH, "run_dir=other")
+
+
+def test_m2n2_crosses_models_and_refuses_what_has_no_documents(project, capsys):
+    search("optimizer=m2n2", "optimizer.n_design=2", "n_trials=8", "search_space=layerwise")
+    assert open_run(project / "run").meta["note"] == ""
+    words = "'distance' is read off the weights and has no score per document"
+    assert words in fails(capsys, *SEARCH, DISTANCE, "optimizer=m2n2", "run_dir=other")
+    assert main((*SEARCH, "run_dir=average", "optimizer=m2n2", "search_space=linear")) == 0
+    assert "crossed by lerp" in capsys.readouterr().err
+    assert main(("report", "average")) == 0
+    assert "crossed by lerp" in capsys.readouterr().out
