@@ -13,6 +13,10 @@
 ``niches``             M2N2's archive: competition, attraction, split-point crossover
 ``documents``          per-document scores as what models compete for
 ``m2n2``               :class:`~evomerge.optimizers.m2n2.M2n2`: natural niches
+``surrogate``          quadratic forms and Gaussian processes, chosen by leave-one-out error
+``predicted_front``    the front that surrogates predict, and what measuring a point is worth
+``nested``             Nested MAP's pairs of experts
+``map_quadratic``      :class:`~evomerge.optimizers.map_quadratic.MapQuadratic`: MAP
 ``nsga2``              :class:`~evomerge.optimizers.nsga2.Nsga2`: a Pareto front, on pymoo
 =====================  ===========================================================================
 
