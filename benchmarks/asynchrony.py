@@ -36,9 +36,17 @@ import time
 from typing import Any
 
 import numpy as np
-from landscapes import Landscape, bowls, build, complete, driver_names, running, settings_of
+from landscapes import (
+    Landscape,
+    Progress,
+    bowls,
+    build,
+    complete,
+    driver_names,
+    running,
+    settings_of,
+)
 
-from evomerge import pareto
 from evomerge.optimizers.base import Optimizer
 from evomerge.trial import Trial
 
@@ -65,25 +73,6 @@ class Curve:
     ask_seconds: list[float]
 
 
-class Progress:
-    """Best mean so far, or hypervolume so far where the driver searches a front."""
-
-    def __init__(self, landscape: Landscape, *, front: bool) -> None:
-        self._floor = np.array(landscape.floor)
-        self._front: np.ndarray | None = np.zeros((0, len(self._floor))) if front else None
-        self.best = 0.0
-
-    def take(self, trial: Trial) -> None:
-        assert trial.scores is not None
-        f = np.array(list(trial.scores.values.values()))
-        if self._front is None:
-            self.best = max(self.best, float(f.mean()))
-        elif not (self._front >= f).all(axis=1).any():
-            kept = self._front[~(self._front <= f).all(axis=1)]
-            self._front = np.vstack([kept, f])
-            self.best = pareto.hypervolume(self._front, self._floor)
-
-
 def duration(seed: int, number: int) -> float:
     """Virtual time of one evaluation; the same in both runs."""
     rng = np.random.default_rng((seed, number, 99))
@@ -107,15 +96,17 @@ def simulate(
     Returns:
         Its curve. In a batch, too, a value counts from the moment its own evaluation ended.
     """
-    progress = Progress(landscape, front=driver.pareto)
+    progress = Progress(landscape, with_references=False)
+    driver.tell(landscape.references)
     queue: list[tuple[float, int]] = []  # (end, number) of what runs
     spans: list[tuple[float, float]] = []
     pending: dict[int, Trial] = {}
     waiting: list[Trial] = []
     curve = Curve([], [], 1.0, [])
-    number, now = 0, 0.0
+    first = number = len(landscape.references)
+    now = 0.0
     while len(curve.best) < n:
-        wanted = min(batch or workers - len(queue), n - number)
+        wanted = min(batch or workers - len(queue), first + n - number)
         if wanted > 0:
             start = time.perf_counter()
             points = driver.ask(wanted, number, list(pending.values()))
@@ -136,7 +127,7 @@ def simulate(
                 trial = pending[which]
                 told.append(complete(trial, landscape.score(np.asarray(trial.x))))
                 progress.take(told[-1])
-                curve.best.append(progress.best)
+                curve.best.append(progress.volume if driver.pareto else progress.mean)
                 curve.seconds.append(now)
         for trial in told:
             del pending[trial.number]
@@ -165,7 +156,7 @@ def reached_at(curves: list[Curve], target: float) -> float | None:
     values = []
     for c in curves:
         index = np.searchsorted(c.seconds, times, side="right") - 1
-        values.append(np.where(index >= 0, np.array([*c.best, 0.0])[index], 0.0))
+        values.append(np.where(index >= 0, np.array([*c.best, 0.0])[index], -np.inf))
     hit = first(np.median(values, axis=0), target)
     return None if hit is None else float(times[hit])
 
@@ -220,17 +211,23 @@ def small_budgets(name: str, *, n: int, batches: tuple[int, ...], seeds: int) ->
         seeds: Runs of each.
     """
     landscape, settings = bowls(12), settings_of(name)
+    first = len(landscape.references)
     asks: dict[str, float] = {}
     rng = np.random.default_rng(0)
     X = rng.random((n + 64, landscape.dim))
     for n_told in (n // 2, n):
-        told = [complete(running(i, x), landscape.score(x)) for i, x in enumerate(X[:n_told])]
+        told = [
+            complete(running(first + i, x), landscape.score(x)) for i, x in enumerate(X[:n_told])
+        ]
         for n_pending in (0, 15, 63):
             driver = build(landscape.problem(0), settings)
+            driver.tell(landscape.references)
             driver.tell(told)
-            pending = [running(n_told + i, x) for i, x in enumerate(X[n_told:][:n_pending])]
+            pending = [
+                running(first + n_told + i, x) for i, x in enumerate(X[n_told:][:n_pending])
+            ]
             start = time.perf_counter()
-            driver.ask(1, n_told + n_pending, pending)
+            driver.ask(1, first + n_told + n_pending, pending)
             asks[f"told {n_told}, pending {n_pending}"] = round(time.perf_counter() - start, 3)
     finals: dict[int, list[float]] = {}
     for batch in batches:
