@@ -7,8 +7,8 @@ One worker, so each driver has seen everything before it asks again; what parall
 there. Problems: four analytic ones (``landscapes.py``), the merge of three digit classifiers whose
 exact front is known (``map_digits.py``), and the zoo: 12 coefficients of blockwise task
 arithmetic, scored by lm-eval (a few documents per task; the same ones for every candidate). Where
-there are models, their reference points (the base, each expert, the uniform average, a default) are told to
-every driver first and count as found. Scores are normalised as everywhere in evomerge.
+there are models, their reference points (the base, each expert, the uniform average, a default)
+are told to every driver first and count as found. Scores are normalised as everywhere in evomerge.
 
 Two figures, of all points so far: the best weighted mean, and the hypervolume. Each is the median
 over the seeds; ``spread`` is the largest minus the smallest. Two drivers tie where their medians
@@ -48,7 +48,6 @@ from landscapes import (
     zdt1,
 )
 
-from evomerge.geometry import Geometry
 from evomerge.trial import Scores, Trial
 
 VERSION = 1
@@ -75,15 +74,16 @@ def zoo(cache: Path) -> Landscape:
     from evomerge.evaluators.base import Evaluator
     from evomerge.executors.base import Job
     from evomerge.executors.worker import Worker, WorkerSpec
+    from evomerge.gram import geometry
     from evomerge.resources import resource_folder
 
     register_resolvers()
-    with initialize_config_dir(str(Path(str(resource_folder("conf"))).resolve()), None):
+    folder = str(Path(str(resource_folder("conf"))).resolve())
+    with initialize_config_dir(folder, version_base="1.3"):
         config = compose(
             "config", [f"evaluator.splits={{search: {ZOO_DOCUMENTS}, select: 1, test: 1}}"]
         )
-    for key in ("run_name", "run_dir", "runs", "hydra"):
-        config.pop(key, None)
+    config.run_name = "benchmark"
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     plan = build_plan(plain)
     evaluator: Evaluator = plan.evaluator
@@ -116,30 +116,8 @@ def zoo(cache: Path) -> Landscape:
         0.0,
         tuple(references),
         plan.space.start,
-        task_vector_geometry(plan.space, plan.pool),
+        geometry(plan.pool, plan.space),
     )
-
-
-def task_vector_geometry(space: Any, pool: Any) -> Geometry:
-    """Inner products of the experts' task vectors in each layer group, and the space's map."""
-    K = len(pool.experts)
-    grams, sizes = [], []
-    for placed in space.groups:
-        gram, size = np.zeros((K, K)), 0
-        for name in placed.group.tensors:
-            base, experts = pool.sources(name)
-            deltas = np.stack([(e.double() - base.double()).flatten().numpy() for e in experts])
-            gram += deltas @ deltas.T
-            size += deltas.shape[1]
-        grams.append(gram)
-        sizes.append(size)
-    zero = space.decode(np.zeros(space.dim)).coefficients["weight"]
-    columns = [
-        (space.decode(row).coefficients["weight"] - zero).ravel() for row in np.eye(space.dim)
-    ]
-    low, high = (np.array([getattr(a, k) for a in space.axes]) for k in ("low", "high"))
-    matrix = np.stack(columns, axis=1) / (high - low)
-    return Geometry(np.array(grams), np.array(sizes, dtype=np.float64), matrix, low, high)
 
 
 class Memo:
@@ -211,14 +189,6 @@ def _is_text(node: ast.Expr) -> bool:
     return isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
-def settings_for(driver: str, landscape: Landscape) -> dict[str, Any]:
-    """The configured settings; M2N2 gets a design where there are no experts to start from."""
-    settings = settings_of(driver)
-    if driver == "m2n2" and not landscape.references:
-        settings["n_design"] = settings["pop_size"]
-    return settings
-
-
 def run_once(landscape: Landscape, settings: dict[str, Any], seed: int, n: int) -> dict[str, Any]:
     """One search with one worker.
 
@@ -252,7 +222,7 @@ def cached_run(
     cache: Path, landscape: Landscape, driver: str, seed: int, n: int
 ) -> dict[str, Any]:
     """:func:`run_once`, from the cache where it was run before with as large a budget."""
-    settings = settings_for(driver, landscape)
+    settings = settings_of(driver)
     units = [
         [t.label, sorted(t.scores.values.items()) if t.scores else None]
         for t in landscape.references
