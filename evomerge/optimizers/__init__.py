@@ -18,6 +18,7 @@
 ``nested``             Nested MAP's pairs of experts
 ``map_quadratic``      :class:`~evomerge.optimizers.map_quadratic.MapQuadratic`: MAP
 ``nsga2``              :class:`~evomerge.optimizers.nsga2.Nsga2`: a Pareto front, on pymoo
+``nsga3``              :class:`~evomerge.optimizers.nsga3.Nsga3`: the same by reference directions
 =====================  ===========================================================================
 
 A file is found by its ``conf/optimizer/*.yaml``; nothing is imported here, since pycma alone takes

@@ -347,7 +347,7 @@ def test_constraints_steer_the_search(new, bounded):
     held = simulate(new(objectives=(MATH, bounded)), score, n, workers=3)
     wild = simulate(new(objectives=(MATH, free)[: 1 + free.search]), score, n, workers=3)
     late = [np.mean([feasible(x) for x in points(log)[-n // 3 :]]) for log in (held, wild)]
-    assert late[0] > late[1] + 0.1
+    assert late[0] > min(late[1] + 0.1, 0.95)
 
     def goal(x):  # a single-objective driver optimises the mean of both where both count
         both = bounded.search and not new(objectives=(MATH, bounded)).pareto
