@@ -17,6 +17,7 @@
 ``predicted_front``    the front that surrogates predict, and what measuring a point is worth
 ``nested``             Nested MAP's pairs of experts
 ``map_quadratic``      :class:`~evomerge.optimizers.map_quadratic.MapQuadratic`: MAP
+``bayesian``           :class:`~evomerge.optimizers.bayesian.Bayesian`: Gaussian processes
 ``nsga2``              :class:`~evomerge.optimizers.nsga2.Nsga2`: a Pareto front, on pymoo
 ``nsga3``              :class:`~evomerge.optimizers.nsga3.Nsga3`: the same by reference directions
 =====================  ===========================================================================

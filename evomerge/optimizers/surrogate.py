@@ -260,8 +260,7 @@ def _newton(Z: Matrix, y: Vector, w: Vector, link: str, ridge: float) -> tuple[V
         w, value = w - size * step, new
     slope = function(Z @ w)[1]
     hessian = (Z * slope[:, None]).T @ Z + np.diag(penalty)
-    inverse: Matrix = np.linalg.inv(hessian)
-    return w, inverse
+    return w, np.asarray(np.linalg.inv(hessian), dtype=np.float64)
 
 
 def _identity(eta: Vector) -> tuple[Vector, Vector]:

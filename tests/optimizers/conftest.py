@@ -43,8 +43,8 @@ class Driver:
         return getattr(self.cls, "expensive", False)
 
     def n(self, n_trials):
-        """So many trials, or a sixth of them (at least 10) where one ask takes long."""
-        return max(10, n_trials // 6) if self.expensive else n_trials
+        """So many trials, or an eighth of them (at least 10) where one ask takes long."""
+        return max(10, n_trials // 8) if self.expensive else n_trials
 
     def __call__(
         self,
