@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from evomerge.choose import pick
+from evomerge.choose import front, pick
 from evomerge.cli import main
 from evomerge.compare import paired_mean
 from evomerge.run import Run
@@ -85,3 +85,37 @@ def test_stock_lm_eval_confirms_the_export(folder, run, tmp_path) -> None:
             assert stock == mine, o
         else:
             assert stock == pytest.approx(mine, abs=1e-4), o
+
+
+LENGTH = "objective.length={task: zoo_math_exact, metric: output_tokens, direction: minimize}"
+DISTANCE = "objective.distance={task: weights, metric: distance, direction: minimize}"
+
+
+@pytest.mark.parametrize("optimizer", ["nsga2", "nsga3", "bayesian", "map_quadratic"])
+@pytest.mark.parametrize("n_objectives", [2, 3, 5])
+def test_several_objectives_and_a_bound(folder, optimizer, n_objectives) -> None:
+    """Two and three log-likelihoods; five with output length and distance from the base."""
+    out = folder / f"{optimizer}-{n_objectives}"
+    goals = {2: ["~objective.math"], 3: [], 5: [LENGTH, DISTANCE]}[n_objectives]
+    arguments = [
+        *goals,
+        "~objective.code_choice",
+        "~objective.prose_choice",
+        "objective.prose.bound=40%",
+        f"optimizer={optimizer}",
+        *(["optimizer.pop_size=8"] if optimizer.startswith("nsga") else []),
+        f"run_dir={out}",
+        "n_trials=16",
+        "n_finalists=2",
+        "evaluator.splits.test=100",
+    ]
+    assert main(["search", *arguments]) == 0
+    run = open_run(out)
+    assert len(run.searched) == n_objectives
+    assert len([t for t in run.complete() if t.kind == "search"]) == 16
+    members = front(run)
+    assert members
+    kept = [run.constraints().kept(t.scores.values) for t in members if t.scores]
+    assert all(kept) or not any(
+        run.constraints().kept(t.scores.values) for t in run.complete() if t.scores
+    )
