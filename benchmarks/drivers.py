@@ -177,10 +177,11 @@ PROBLEMS: dict[str, Callable[[Path], Landscape]] = {
 
 
 def most(landscape: Landscape, driver: str) -> int:
-    """Evaluations that are affordable: a candidate of the zoo takes 0.3 s, bayesian's ask two."""
-    if driver == "bayesian":
-        return 100 if landscape.references else 50
-    return 100 if landscape.name == "zoo" else BUDGETS[-1]
+    """Evaluations that are affordable: a zoo candidate takes 0.3 s, an ask of bayesian two."""
+    if landscape.name == "zoo":
+        return 100
+    most = {"bayesian": (50, 50), "map_quadratic": (100, 200)}.get(driver, (200, 200))
+    return most[bool(landscape.references)]
 
 
 def code_hash(module: str) -> str:
