@@ -15,8 +15,9 @@ over the seeds; ``spread`` is the largest minus the smallest. Two drivers tie wh
 differ by no more than the larger of their spreads.
 
 Every run is kept (``--cache``), keyed by what it depends on: the driver's settings and code, the
-problem, the seed. So the benchmark can be stopped, and continued piece by piece. With everything
-there it writes the tables and the plot in ``docs/``. The last line is one JSON object.
+problem, the seed (``--keep``: whatever the code). So the benchmark can be stopped, and continued
+piece by piece. With everything there it writes the tables and the plot in ``docs/``. The last line
+is one JSON object.
 """
 
 from __future__ import annotations
@@ -248,9 +249,18 @@ def run_once(landscape: Landscape, settings: dict[str, Any], seed: int, n: int) 
 
 
 def cached_run(
-    cache: Path, landscape: Landscape, driver: str, seed: int, n: int
+    cache: Path, landscape: Landscape, driver: str, seed: int, n: int, *, keep: bool
 ) -> dict[str, Any]:
-    """:func:`run_once`, from the cache where it was run before with as large a budget."""
+    """:func:`run_once`, from the cache where it was run before with as large a budget.
+
+    Args:
+        cache: Folder of the runs.
+        landscape: The problem.
+        driver: Name of a driver or a variant.
+        seed: Of the driver.
+        n: Evaluations.
+        keep: Whether runs by other versions of the driver's code will do.
+    """
     settings = settings_of(*VARIANTS.get(driver, (driver, {})))
     units = [
         [t.label, sorted(t.scores.values.items()) if t.scores else None]
@@ -260,16 +270,17 @@ def cached_run(
     identity = {
         "version": VERSION,
         "settings": settings,
-        "code": code_hash(str(settings["_target_"]).rpartition(".")[0]),
         "references": units,
         "scores": sorted(landscape.score(probe).values.items()),
         "seed": seed,
     }
     text = json.dumps(identity, sort_keys=True, default=float)
     key = hashlib.sha256(text.encode()).hexdigest()[:12]
-    file = cache / f"{landscape.name}-{driver}-{seed}-{key}.json"
-    if file.exists():
-        found: dict[str, Any] = json.loads(file.read_text())
+    code = code_hash(str(settings["_target_"]).rpartition(".")[0])
+    stem = f"{landscape.name}-{driver}-{seed}-{key}"
+    file = cache / f"{stem}-{code}.json"
+    for old in sorted(cache.glob(f"{stem}-*.json")) if keep else [file]:
+        found: dict[str, Any] = json.loads(old.read_text()) if old.exists() else {"n": 0}
         if found["n"] >= n:
             return found
     found = run_once(landscape, settings, seed, n) | {"n": n}
@@ -326,7 +337,8 @@ def table(rows: dict[str, Figure], metric: str, limit: float | None) -> str:
             cells.append("" if np.isnan(middle) else f"{mark}{middle:.3f}{mark} ±{half:.3f}")
         lines.append(f"| {' | '.join(cells)} |")
     if limit is not None:
-        lines.append(f"| *best possible* | {' | '.join([f'{limit:.3f}'] * len(budgets))} |")
+        known = " | ".join([f"{limit:.3f}"] * len(budgets))
+        lines.append(f"| *limit; digits: the grid* | {known} |")
     return "\n".join(lines)
 
 
@@ -411,6 +423,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--no-docs", action="store_true", help="leave docs/ as it is")
     parser.add_argument(
+        "--keep", action="store_true", help="also take runs by other versions of a driver's code"
+    )
+    parser.add_argument(
         "--cache", type=Path, default=Path(tempfile.gettempdir()) / "evomerge-drivers"
     )
     o = parser.parse_args()
@@ -428,7 +443,10 @@ def main() -> None:
             if driver == "grid" and landscape.dim > 3:
                 continue
             run = [b for b in budgets if b <= most(landscape, driver)]
-            runs = [cached_run(o.cache, landscape, driver, s, run[-1]) for s in range(seeds)]
+            runs = [
+                cached_run(o.cache, landscape, driver, s, run[-1], keep=o.keep)
+                for s in range(seeds)
+            ]
             curves[problem][driver] = runs
             figures[problem][driver] = row = figures_of(runs, run)
             shown = " ".join(f"{m} {row[m][str(run[-1])]}" for m in METRICS)
