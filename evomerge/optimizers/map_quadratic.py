@@ -26,6 +26,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from evomerge.constraints import Constraints
 from evomerge.errors import ConfigError, unknown_name
 from evomerge.optimizers import surrogate
 from evomerge.optimizers.base import (
@@ -38,10 +39,13 @@ from evomerge.optimizers.base import (
     rng_for,
 )
 from evomerge.optimizers.design import SobolSequence
+from evomerge.optimizers.links import LINKS
 from evomerge.optimizers.nested import Experts, Tournament
 from evomerge.optimizers.predicted_front import PredictedFront
+from evomerge.optimizers.quadratic_form import n_terms
 from evomerge.optimizers.surrogate import Surrogate
 from evomerge.recipe import Matrix, Vector
+from evomerge.scale import Scale
 from evomerge.trial import Trial
 
 VARIANTS = ("plain", "bayesian", "nested")
@@ -75,6 +79,8 @@ class MapQuadratic:
     Attributes:
         pareto: True for two objectives or more.
         needs_geometry: True: it tells which axes belong to which expert.
+        expensive: True: an ask that refits takes a second or so; figures in
+            ``conf/optimizer/map_quadratic.yaml``.
 
     Raises:
         ConfigError: A setting that does not make sense, or ``nested`` where axes do not belong to
@@ -83,6 +89,7 @@ class MapQuadratic:
     """
 
     needs_geometry = True
+    expensive = True
 
     def __init__(
         self,
@@ -93,7 +100,7 @@ class MapQuadratic:
         n_refine: int = 5,
         n_pair: int = 5,
         surrogates: Sequence[str] = surrogate.KINDS,
-        links: Sequence[str] = surrogate.LINKS,
+        links: Sequence[str] = tuple(LINKS),
         optimism: float = 1.0,
         min_distance: float = 0.02,
         n_generations: int = 25,
@@ -110,7 +117,7 @@ class MapQuadratic:
         if min_distance != 0:
             check_number("min_distance", min_distance, 0, 1)
         self._kinds = _chosen("surrogates", surrogates, surrogate.KINDS)
-        self._links = _chosen("links", links, surrogate.LINKS)
+        self._links = _chosen("links", links, tuple(LINKS))
         self._problem, self._dim, self._seed = problem, problem.dim, problem.seed
         self._optimism = None if variant == "plain" else float(optimism)
         self._min_distance = float(min_distance)
@@ -121,8 +128,8 @@ class MapQuadratic:
         self._told: list[Vector] = []
         self._scored: list[Trial] = []
         self._n_fitted = 0
-        self._cached: tuple[tuple[int, int], PredictedFront, Matrix] | None = None
-        terms = surrogate.n_terms("full", self._dim)
+        self._cached: tuple[tuple[int, Scale, Constraints], PredictedFront, Matrix] | None = None
+        terms = n_terms("full", self._dim)
         self._n_design = n_design or max(4, min(terms, 2 * self._dim + 4, 40))
         self._design = [problem.start.copy()]
         self._tournament: Tournament | None = None
@@ -243,7 +250,7 @@ class MapQuadratic:
         """The current surrogates and their front (k, d), made when first needed."""
         trials = self._scored[: self._n_fitted]
         # Reference points define the units, also those told since.
-        key = self._n_fitted, sum(t.kind == "reference" for t in self._scored)
+        key = self._n_fitted, self._yardstick.scale, self._yardstick.constraints
         if self._cached is None or self._cached[0] != key:
             front = PredictedFront(
                 self._problem,

@@ -14,7 +14,7 @@ from evomerge.resources import resource_folder
 
 CONFIGS = sorted((resource_folder("conf") / "optimizer").glob("*.yaml"))
 DIM = 5
-SMALL = {"bayesian": {"n_startup": 4}}
+SMALL = {"bayesian": {"n_startup": 4}, "map_quadratic": {"n_design": 6}}
 """Settings that bring an expensive driver to its second phase within few trials."""
 
 
