@@ -62,10 +62,30 @@ class Geometry:
         """(G groups, K basis tensors) of a coefficient matrix."""
         return self.grams.shape[0], self.grams.shape[1]
 
+    @functools.cached_property
+    def is_separable(self) -> bool:
+        """Whether every layer group can be set alone, so that merges can be cut between groups.
+
+        It is not where the space shares coefficients among groups (one per expert, a profile).
+        """
+        groups = np.linalg.matrix_rank(self.matrix.reshape(*self.shape, -1))
+        return int(groups.sum()) == int(np.linalg.matrix_rank(self.matrix))
+
+    def values(self, x: Vector) -> Vector:
+        """(d,) axis values at a point (d,) of [0, 1]^d."""
+        found: Vector = self.low + np.asarray(x, dtype=np.float64) * (self.high - self.low)
+        return found
+
+    def place(self, values: Vector) -> Vector | None:
+        """The point (d,) of [0, 1]^d with these axis values, never clipped; None if outside."""
+        x: Vector = (values - self.low) / (self.high - self.low)
+        if not ((x >= -_EXACT) & (x <= 1 + _EXACT)).all():
+            return None
+        return np.clip(x, 0.0, 1.0)
+
     def coefficients(self, x: Vector) -> Matrix:
         """The (G, K) coefficients at a point (d,) of [0, 1]^d."""
-        values = self.low + np.asarray(x, dtype=np.float64) * (self.high - self.low)
-        found: Matrix = (self.matrix @ values).reshape(self.shape)
+        found: Matrix = (self.matrix @ self.values(x)).reshape(self.shape)
         return found
 
     def point(self, coefficients: Matrix) -> Vector | None:
@@ -82,10 +102,7 @@ class Geometry:
         size = max(1.0, float(np.abs(target).max()))
         if np.abs(self.matrix @ values - target).max() > _EXACT * size:
             return None
-        x: Vector = (values - self.low) / (self.high - self.low)
-        if not ((x >= -_EXACT) & (x <= 1 + _EXACT)).all():
-            return None
-        return np.clip(x, 0.0, 1.0)
+        return self.place(values)
 
     @functools.cached_property
     def _inverse(self) -> Matrix:

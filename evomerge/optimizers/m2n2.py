@@ -16,8 +16,11 @@ they become an optimizer.
   coefficients of ``a A + b B`` are exact, generation after generation. Slerp lengthens
   coefficients (1.03 to 1.18 on digit classifiers), so the space needs room. A child outside it is
   drawn again, never clipped.
-* Where it is not, or no such child is found, x itself is crossed, by lerp and cut between two
-  axes: the box holds every such child.
+* A space that shares coefficients among layer groups (a depth profile, one weight per expert) has
+  no merge that is cut between two of them. There the axes' values are crossed, by the same angle,
+  and cut between two axes.
+* Where the space is not linear, or no child inside it is found, x itself is crossed, by lerp and
+  cut between two axes: the box holds every such child.
 
 What competition is about, also for log-likelihoods: :mod:`evomerge.optimizers.documents`.
 """
@@ -62,12 +65,10 @@ class Member:
     Attributes:
         trial: The told trial.
         x: (d,) its point.
-        genome: What is crossed: the (G, K) coefficients, or x where there is no geometry.
     """
 
     trial: Trial
     x: Vector
-    genome: Array
 
 
 class M2n2:
@@ -201,8 +202,7 @@ class M2n2:
         x = np.array(trial.x, dtype=np.float64)
         if any(np.array_equal(m.x, x) for m in self._archive.members):
             return  # it would share every document with itself
-        genome = x if self._geometry is None else self._geometry.coefficients(x)
-        self._archive.add(Member(trial, x, genome), row)
+        self._archive.add(Member(trial, x), row)
 
     def _propose(self, index: int, rng: np.random.Generator, taken: set[bytes]) -> Vector:
         """One point that differs from all told and ``taken`` ones.
@@ -237,15 +237,18 @@ class M2n2:
         i, j = self._archive.parents(rng, attraction=self._attraction)
         a, b = self._archive.members[i], self._archive.members[j]
         geometry = None if plain else self._geometry
-        cut = 0
-        if self._split:
-            cut = draw_cut(self._dim if geometry is None else geometry.sizes, rng)
+        separable = geometry is not None and geometry.is_separable
+        sizes = geometry.sizes if geometry is not None and separable else self._dim
+        cut = draw_cut(sizes, rng) if self._split else 0
         t = float(rng.random())
         if geometry is None:
-            x: Vector | None = cross(a.x, b.x, cut, t)
+            return self._mutated(cross(a.x, b.x, cut, t), rng)
+        left, right = geometry.coefficients(a.x), geometry.coefficients(b.x)
+        angle = geometry.angle(left, right) if self._slerp else 0.0
+        if separable:
+            x = geometry.point(cross(left, right, cut, t, angle))
         else:
-            angle = geometry.angle(a.genome, b.genome) if self._slerp else 0.0
-            x = geometry.point(cross(a.genome, b.genome, cut, t, angle))
+            x = geometry.place(cross(geometry.values(a.x), geometry.values(b.x), cut, t, angle))
         return x if x is None else self._mutated(x, rng)
 
     def _mutated(self, x: Vector, rng: np.random.Generator) -> Vector:
