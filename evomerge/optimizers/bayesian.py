@@ -21,6 +21,7 @@ inequality constraints"); conditioned on what is pending, one point after the ot
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import warnings
 from collections.abc import Iterator, Sequence
 
@@ -122,12 +123,19 @@ class Bayesian:
 
     def _is_precise(self, trial: Trial) -> bool:
         """Whether a PRUNED trial's estimate is good enough to be data."""
-        if trial.state is not TrialState.PRUNED or trial.scores is None:
+        measured = dataclasses.replace(trial, state=TrialState.COMPLETE)
+        if (
+            self._pruned_below == 0  # a standard error of 0 is the luck of a few documents
+            or trial.state is not TrialState.PRUNED
+            or trial.scores is None
+            or not self._yardstick.is_scored(measured)  # bounds included
+        ):
             return False
-        scale, errors = self._yardstick.scale, trial.scores.stderr
+        errors = trial.scores.stderr
         return all(
             errors.get(name, np.inf) / unit <= self._pruned_below
-            for name, unit in zip(scale.names, scale.unit, strict=True)
+            for part in (self._yardstick.scale, self._yardstick.constraints)
+            for name, unit in zip(part.names, part.unit, strict=True)
         )
 
     def _propose(self, index: int, number: int, waiting: Sequence[Vector]) -> Vector:

@@ -111,6 +111,12 @@ def test_what_is_data():
     optimizer.tell([dataclasses.replace(rough, scores=Scores({"math": 0.9}, {"math": 0.01}, {}))])
     assert len(optimizer._data) == 3
     assert len(optimizer._seen) == 5
+    # "0: never" holds for an estimate without any error, and one that lacks a bound says nothing.
+    sure = dataclasses.replace(rough, scores=Scores({"math": 0.9}, {"math": 0.0}, {}))
+    bounded = dataclasses.replace(CODE, search=False, bound=0.9)
+    for never in (new(), new(objectives=(MATH, bounded), pruned_below=0.1)):
+        never.tell([sure])
+        assert not never._data
 
 
 def test_known_points_are_not_proposed_again():
