@@ -20,8 +20,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import digits
@@ -99,8 +99,8 @@ def chunks() -> np.ndarray:
     return np.arange(digits.N_PARAMETERS) * N_CHUNKS // digits.N_PARAMETERS
 
 
-def pretrained(seed: int, n_evaluations: int, **settings: object) -> float:
-    """Test accuracy after a search in coefficient space, from two experts."""
+def pretrained(seed: int, checkpoints: tuple[int, ...], **settings: object) -> list[float]:
+    """Test accuracy at each number of evaluations, in coefficient space, from two experts."""
     X, y, X_test, y_test = digits.load()
     experts = np.load(DATA)["experts"]
     of = chunks()
@@ -129,10 +129,13 @@ def pretrained(seed: int, n_evaluations: int, **settings: object) -> float:
         x = geometry.point(coefficients)
         assert x is not None
         optimizer.tell([told(k, x, name)])
-    for number in range(2, n_evaluations):
+    found = []
+    for number in range(2, checkpoints[-1]):
         optimizer.tell([told(number, optimizer.ask(1, number)[0])])
-    best = max(optimizer.members, key=lambda m: m.trial.scores.values["digits"])
-    return float(digits.correct(weights(best.x), X_test, y_test).mean())
+        if number + 1 in checkpoints:
+            best = max(optimizer.members, key=lambda m: m.trial.scores.values["digits"])
+            found.append(float(digits.correct(weights(best.x), X_test, y_test).mean()))
+    return found
 
 
 ARMS: dict[str, dict[str, object]] = {
@@ -152,31 +155,42 @@ def main() -> None:
     if arguments.train:
         train()
         return
-    scale, n_scratch, n_arms = (10, 1, 2) if arguments.quick else (1, 3, 5)
+    scale, n_short, n_long, n_arms = (10, 1, 1, 2) if arguments.quick else (1, 9, 3, 5)
     began = time.perf_counter()
-    marks = (10_000 // scale, 50_000 // scale)
-    runs = [scratch(42 + s, marks) for s in range(n_scratch)]
-    rate = n_scratch * marks[-1] / (time.perf_counter() - began)
-    print(f"from scratch, {n_scratch} seed(s), {rate:.0f} evaluations/s:")
-    for mark, values in zip(marks, zip(*runs, strict=True), strict=True):
-        print(f"  {mark:6,}: median {statistics.median(values):.3f}  all {np.round(values, 3)}")
-    budget = 5_000 // scale
-    arms = {}
-    print(f"from two experts, {budget:,} evaluations, {n_arms} seeds:")
+    short, long = 10_000 // scale, 50_000 // scale
+    runs = [scratch(42 + s, (short, long) if s < n_long else (short,)) for s in range(n_short)]
+    n_evaluations = n_long * long + (n_short - n_long) * short
+    rate = n_evaluations / (time.perf_counter() - began)
+    print(f"from scratch, {rate:.0f} evaluations/s:")
+    figures: dict[str, object] = {
+        "scratch_10k": show(f"{short:,}", [r[0] for r in runs]),
+        "scratch_50k": show(f"{long:,}", [r[1] for r in runs[:n_long]]),
+    }
+    early, late = 1_000 // scale, 5_000 // scale
+    arms: dict[str, dict[str, float]] = {}
+    print(f"from two experts, after {early:,} and {late:,} evaluations:")
     for name, settings in ARMS.items():
-        values = [pretrained(42 + s, budget, **settings) for s in range(n_arms)]
-        arms[name] = statistics.median(values)
-        print(f"  {name:15s} median {arms[name]:.3f}  all {np.round(values, 3)}", flush=True)
-    figures = {
-        "scratch_10k": statistics.median(r[0] for r in runs),
-        "scratch_50k": statistics.median(r[1] for r in runs),
-        "pretrained_5k": arms["full"],
+        values = np.array([pretrained(42 + s, (early, late), **settings) for s in range(n_arms)])
+        arms[name] = {
+            "early": show(f"{name} {early:,}", values[:, 0]),
+            "median": show(f"{name} {late:,}", values[:, 1]),
+            "mean": round(float(values[:, 1].mean()), 4),
+        }
+    figures |= {
+        "pretrained_5k": arms["full"]["median"],
         "ablations": arms,
         "evaluations_per_second": round(rate),
         "seconds": round(time.perf_counter() - began),
         "quick": arguments.quick,
     }
     print(json.dumps(figures))
+
+
+def show(title: str, values: Sequence[float] | np.ndarray) -> float:
+    """Prints all values, and returns their median."""
+    middle = float(np.median(values))
+    print(f"  {title:22s} median {middle:.3f}  all {np.round(values, 3)}", flush=True)
+    return round(middle, 4)
 
 
 if __name__ == "__main__":

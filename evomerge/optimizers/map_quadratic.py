@@ -95,9 +95,9 @@ class MapQuadratic:
         self,
         problem: Problem,
         *,
-        variant: str = "bayesian",
+        variant: str = "plain",
         n_design: int | None = None,
-        n_refine: int = 5,
+        n_refine: int = 2,
         n_pair: int = 5,
         surrogates: Sequence[str] = surrogate.KINDS,
         links: Sequence[str] = tuple(LINKS),
@@ -119,7 +119,7 @@ class MapQuadratic:
         self._kinds = _chosen("surrogates", surrogates, surrogate.KINDS)
         self._links = _chosen("links", links, tuple(LINKS))
         self._problem, self._dim, self._seed = problem, problem.dim, problem.seed
-        self._optimism = None if variant == "plain" else float(optimism)
+        self._optimism = float(optimism) if variant == "bayesian" else None
         self._min_distance = float(min_distance)
         self._n_refine, self._n_generations = int(n_refine), int(n_generations)
         self.pareto = len(problem.optimised) > 1
