@@ -372,7 +372,7 @@ def plot(curves: dict[str, dict[str, list[dict[str, Any]]]], file: Path) -> None
     import matplotlib.pyplot as plt
 
     names = sorted({d for runs in curves.values() for d in runs})
-    colours = dict(zip(names, mpl.colormaps["tab10"].colors, strict=False))
+    colours = dict(zip(names, mpl.colormaps["tab20"].colors, strict=False))
     fig, axes = plt.subplots(
         len(METRICS), len(curves), figsize=(3.1 * len(curves), 5.6), squeeze=False, sharex="col"
     )
