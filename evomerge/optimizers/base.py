@@ -201,6 +201,25 @@ def awaits_reference(pending: Sequence[Trial]) -> bool:
     return any(t.kind == "reference" and counts(t) for t in pending)
 
 
+def best_and_newest(trials: Sequence[Trial], order: Sequence[int], n: int) -> list[Trial]:
+    """At most ``n`` trials, for a model whose fit would cost too much with all of them.
+
+    Args:
+        trials: In told order.
+        order: Their indices, best first.
+        n: How many, >= 2.
+
+    Returns:
+        The best half of ``n`` and the newest of the others, in told order.
+    """
+    if len(trials) <= n:
+        return list(trials)
+    kept = set(list(order)[: n // 2])
+    newest = [i for i in reversed(range(len(trials))) if i not in kept]
+    kept |= set(newest[: n - len(kept)])
+    return [trials[i] for i in sorted(kept)]
+
+
 def check_integer(name: str, value: int, low: int) -> None:
     """Raises ConfigError unless ``value`` is an integer >= ``low``."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:

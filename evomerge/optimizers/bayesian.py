@@ -32,6 +32,7 @@ from evomerge.optimizers.base import (
     Problem,
     Yardstick,
     awaits_reference,
+    best_and_newest,
     check_integer,
     check_number,
     counts,
@@ -216,13 +217,9 @@ class Bayesian:
 
     def _kept(self) -> list[Trial]:
         """The trials that the process is fitted to, in told order."""
-        if len(self._data) <= self._max_data:
-            return self._data
-        best = sorted(self._data, key=self._yardstick.key)[: self._max_data // 2]
-        chosen = {id(t) for t in best}
-        newest = [t for t in reversed(self._data) if id(t) not in chosen]
-        chosen |= {id(t) for t in newest[: self._max_data - len(best)]}
-        return [t for t in self._data if id(t) in chosen]
+        keys = [self._yardstick.key(t) for t in self._data]
+        order = sorted(range(len(keys)), key=keys.__getitem__)
+        return best_and_newest(self._data, order, self._max_data)
 
 
 @contextlib.contextmanager

@@ -33,6 +33,7 @@ from evomerge.optimizers.base import (
     Problem,
     Yardstick,
     awaits_reference,
+    best_and_newest,
     check_integer,
     check_number,
     counts,
@@ -41,7 +42,7 @@ from evomerge.optimizers.base import (
 from evomerge.optimizers.design import SobolSequence
 from evomerge.optimizers.links import LINKS
 from evomerge.optimizers.nested import Experts, Tournament
-from evomerge.optimizers.predicted_front import PredictedFront
+from evomerge.optimizers.predicted_front import PredictedFront, best_first
 from evomerge.optimizers.quadratic_form import n_terms
 from evomerge.optimizers.surrogate import Surrogate
 from evomerge.recipe import Matrix, Vector
@@ -67,7 +68,7 @@ class MapQuadratic:
         variant: ``"plain"``, ``"bayesian"`` or ``"nested"``; see the module.
         n_design: Trials before the first fit, >= 4; None for the number of terms of a full
             quadratic, at most 2 d + 4 and at most 40. Of ``nested``, the tournament decides.
-        n_refine: Trials between two fits, >= 1.
+        n_refine: Trials between two fits, >= 1; from 40 of it on a twentieth of the trials told.
         n_pair: Trials per pair of a ``nested`` tournament, >= 1.
         surrogates: What to choose from, of ``"full"``, ``"diagonal"``, ``"linear"`` and ``"gp"``.
         links: Links of the quadratic forms, of ``"identity"``, ``"sigmoid"`` and ``"softplus"``.
@@ -75,6 +76,7 @@ class MapQuadratic:
         min_distance: A proposed point differs from every known one by more than this in at least
             one coordinate; in [0, 1).
         n_generations: Generations of NSGA-III on the surrogates, >= 1.
+        max_data: Most trials that the surrogates are fitted to, >= 10.
 
     Attributes:
         pareto: True for two objectives or more.
@@ -104,6 +106,7 @@ class MapQuadratic:
         optimism: float = 1.0,
         min_distance: float = 0.02,
         n_generations: int = 25,
+        max_data: int = 300,
     ) -> None:
         if variant not in VARIANTS:
             raise unknown_name("variant", variant, VARIANTS)
@@ -112,6 +115,7 @@ class MapQuadratic:
         check_integer("n_refine", n_refine, 1)
         check_integer("n_pair", n_pair, 1)
         check_integer("n_generations", n_generations, 1)
+        check_integer("max_data", max_data, 10)
         if optimism != 0:
             check_number("optimism", optimism, 0)
         if min_distance != 0:
@@ -120,7 +124,7 @@ class MapQuadratic:
         self._links = _chosen("links", links, tuple(LINKS))
         self._problem, self._dim, self._seed = problem, problem.dim, problem.seed
         self._optimism = float(optimism) if variant == "bayesian" else None
-        self._min_distance = float(min_distance)
+        self._min_distance, self._max_data = float(min_distance), int(max_data)
         self._n_refine, self._n_generations = int(n_refine), int(n_generations)
         self.pareto = len(problem.optimised) > 1
         self._yardstick = Yardstick(problem)
@@ -128,6 +132,7 @@ class MapQuadratic:
         self._told: list[Vector] = []
         self._scored: list[Trial] = []
         self._n_fitted = 0
+        self._n_due = 0
         self._cached: tuple[tuple[int, Scale, Constraints], PredictedFront, Matrix] | None = None
         terms = n_terms("full", self._dim)
         self._n_design = n_design or max(4, min(terms, 2 * self._dim + 4, 40))
@@ -189,10 +194,12 @@ class MapQuadratic:
                 self._n_design = self._n_searched
                 is_due = self._open_tournament is None
             else:
-                beyond = self._n_searched - self._n_design
-                is_due = beyond >= 0 and beyond % self._n_refine == 0
+                # Fits get dearer and teach less: at 1,000 trials one in fifty is enough.
+                step = max(self._n_refine, self._n_searched // 20)
+                since = self._n_searched - max(self._n_due, self._n_design)
+                is_due = self._n_searched == self._n_design or since >= step
             if is_due:
-                self._n_fitted = len(self._scored)
+                self._n_fitted, self._n_due = len(self._scored), self._n_searched
 
     @property
     def _open_tournament(self) -> Tournament | None:
@@ -248,10 +255,12 @@ class MapQuadratic:
 
     def _fit(self) -> tuple[PredictedFront, Matrix]:
         """The current surrogates and their front (k, d), made when first needed."""
-        trials = self._scored[: self._n_fitted]
         # Reference points define the units, also those told since.
         key = self._n_fitted, self._yardstick.scale, self._yardstick.constraints
         if self._cached is None or self._cached[0] != key:
+            known = self._scored[: self._n_fitted]
+            order = best_first(known, self._yardstick).tolist()
+            trials = best_and_newest(known, order, self._max_data)
             front = PredictedFront(
                 self._problem,
                 self._yardstick,

@@ -201,11 +201,11 @@ class PredictedFront:
 
     def _first_population(self, size: int, rng: np.random.Generator) -> Matrix:
         """(size, d) the best half of the trials, at most half of it; the rest is uniform."""
-        X = self._X[_best_first(self._trials, self._yardstick)][: size // 2]
+        X = self._X[best_first(self._trials, self._yardstick)][: size // 2]
         return np.vstack([X, rng.random((size - len(X), X.shape[1]))])
 
 
-def _best_first(trials: Sequence[Trial], yardstick: Yardstick) -> npt.NDArray[np.int64]:
+def best_first(trials: Sequence[Trial], yardstick: Yardstick) -> npt.NDArray[np.int64]:
     """Order of scored trials: by violation, then by rank of domination."""
     violation = np.array([yardstick.violation(t) for t in trials])
     ranks = pareto.ranks(np.array([yardstick.normalised(t) for t in trials]))
