@@ -317,8 +317,11 @@ def reference_recipes(
             coefficients={"weight": np.tile(row, (len(space.groups), 1))},
             fixed={},
         )
+        same = recipe
+        if space.method == "linear" and np.isclose(sum(row), 1.0):  # then both are the same model
+            same = dataclasses.replace(recipe, method="linear", fixed=space.fixed)
         try:
-            x: Vector | None = space.encode(recipe)
+            x: Vector | None = space.encode(same)
         except ConfigError:
             x = None
         found.append((label, recipe, x))

@@ -260,3 +260,18 @@ def test_one_expert_has_no_average_beside_it(family) -> None:
     space = SearchSpace({"method": "task_arithmetic"}, pool)
     labels = [label for label, _, _ in reference_recipes(space, pool)]
     assert labels == ["base", "expert a", "task arithmetic 0.4"]
+
+
+def test_experts_are_points_of_a_plain_weighted_sum_too(family) -> None:
+    """With a base the references are task arithmetic, yet one expert alone is the same model."""
+    from evomerge.experts import ExpertPool
+    from evomerge.space import SearchSpace, load_space
+    from evomerge.study import reference_recipes
+
+    experts = {n: str(family[f"expert_{n}"]) for n in ("a", "b")}
+    pool = ExpertPool.open(str(family["base"]), experts)
+    space = SearchSpace(load_space("niches"), pool)
+    points = {label: x for label, _, x in reference_recipes(space, pool) if x is not None}
+    assert set(points) == {"expert a", "expert b", "uniform average"}
+    weights = space.decode(points["expert b"]).coefficients["weight"]
+    assert np.allclose(weights, [0, 1])
