@@ -1,6 +1,7 @@
 """Merge methods: one file each, all in :data:`METHODS`.
 
 * :mod:`~evomerge.methods.base`: the protocol (survey, prepare, combine).
+* :mod:`~evomerge.methods.counter`: uniform numbers as a function of (key, offset).
 * :mod:`~evomerge.methods.kernels`: in-place fp32-accumulated weighted sums.
 * :mod:`~evomerge.methods.linear`: weighted average of models.
 * :mod:`~evomerge.methods.task_arithmetic`: base plus scaled task vectors.

@@ -1,0 +1,63 @@
+"""Counter-based uniforms: a function of (key, offset), and random enough for masks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from evomerge.methods.counter import Key, bits, key, uniforms
+
+
+def by_numpy(of: Key, start: int, n: int) -> np.ndarray:
+    """The same hash in unsigned arithmetic, from the definition."""
+    i = np.arange(start, start + n, dtype=np.uint64)
+    with np.errstate(over="ignore"):
+        x = (i & 0xFFFFFFFF).astype(np.uint32) * np.uint32(0x9E3779B9)
+        x += np.uint32(of.first & 0xFFFFFFFF)
+        x ^= x >> np.uint32(16)
+        x *= np.uint32(0x7FEB352D)
+        x ^= np.uint32(of.second & 0xFFFFFFFF) ^ (i >> 32).astype(np.uint32)
+        x ^= x >> np.uint32(15)
+        x *= np.uint32(0x846CA68B)
+        x ^= x >> np.uint32(16)
+    return x
+
+
+@pytest.mark.parametrize("start", [0, 1_000_003, 2**31 - 7, 2**32 - 7, 5 * 2**32 + 1])
+def test_equals_the_definition_in_unsigned_arithmetic(start: int, device: torch.device) -> None:
+    of = key(7, "layers.0.mlp.weight")
+    got = bits(of, start, 1000, device).cpu().numpy().view(np.uint32)
+    assert np.array_equal(got, by_numpy(of, start, 1000))
+
+
+def test_known_answer() -> None:
+    """The same on every machine, for ever: recipes depend on it."""
+    assert key("seed", 0) == Key(first=2107979121, second=1819648813)
+    expected = [0.3385910987854004, 0.22472989559173584, 0.05516815185546875]
+    assert uniforms(key("seed", 0), 0, 3).tolist() == expected
+
+
+def test_pieces_fit_together(device: torch.device) -> None:
+    whole = uniforms(key("k"), 0, 1000, device)
+    parts = [uniforms(key("k"), s, 250, device) for s in range(0, 1000, 250)]
+    assert torch.equal(whole, torch.cat(parts))
+
+
+def test_uniform_and_independent() -> None:
+    n = 1 << 18
+    streams = [uniforms(key("seed", i), 0, n).double().numpy() for i in range(6)]
+    for u in streams:
+        assert 0 <= u.min() < 1e-4
+        assert 1 - 1e-4 < u.max() < 1
+        assert stats.kstest(u, "uniform").pvalue > 1e-4
+        for lag in (1, 2, 64, 1024, 4096):
+            assert abs(np.corrcoef(u[:-lag], u[lag:])[0, 1]) < 5 / np.sqrt(n)
+    correlations = np.corrcoef(streams)[np.triu_indices(6, 1)]
+    assert np.abs(correlations).max() < 5 / np.sqrt(n)
+
+
+def test_streams_are_not_shifts_of_each_other() -> None:
+    a, b = (bits(key("seed", i), 0, 1 << 16).numpy() for i in range(2))
+    assert np.intersect1d(a, b).size < 20  # 1 expected by chance
