@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.close()
         return 141
     except Exception as e:
-        line = commands.hydra_mistake(e)
+        line = commands.hydra_mistake(e, arguments)
         if line is None and isinstance(e, OSError) and e.filename is not None:
             line = f"{e.filename}: {e.strerror}."
         if line is None:

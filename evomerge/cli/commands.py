@@ -69,8 +69,13 @@ def _usage() -> str:
     return "\n".join(lines)
 
 
-def hydra_mistake(error: Exception) -> str | None:
-    """One line for an error of Hydra or OmegaConf that a user made; None for anything else."""
+def hydra_mistake(error: Exception, arguments: Sequence[str] = ()) -> str | None:
+    """One line for an error of Hydra or OmegaConf that a user made; None for anything else.
+
+    Args:
+        error: What was raised.
+        arguments: The command line, which says whose settings to name.
+    """
     try:
         from hydra.errors import HydraException
         from omegaconf.errors import OmegaConfBaseException
@@ -85,7 +90,7 @@ def hydra_mistake(error: Exception) -> str | None:
     override = re.search(r"Could not override '([^']+)'", asked)
     if override:
         *parents, key = override.group(1).split(".")
-        keys = _keys(parents)
+        keys = _keys(parents, arguments)
         if keys:
             where = "setting" + (f" of {'.'.join(parents)}" if parents else "")
             return str(unknown_name(where, key, keys))
@@ -101,8 +106,11 @@ def hydra_mistake(error: Exception) -> str | None:
     return f"{asked} {detail}".strip()
 
 
-def _keys(parents: Sequence[str]) -> set[str]:
-    """Keys that the packaged configuration has below ``parents`` (at most one deep)."""
+def _keys(parents: Sequence[str], arguments: Sequence[str]) -> set[str]:
+    """Keys that the configuration has below ``parents`` (at most one deep).
+
+    Below a group they are those of its options on the command line, or of all where it has none.
+    """
     import yaml
 
     from evomerge.resources import resource_folder
@@ -112,7 +120,14 @@ def _keys(parents: Sequence[str]) -> set[str]:
         return {*yaml.safe_load((conf / "own.yaml").read_text())} - {"defaults", "hydra"} | {
             p.name for p in conf.iterdir() if p.is_dir()
         }
-    files = (conf / parents[0]).glob("*.yaml") if len(parents) == 1 else ()
+    if len(parents) > 1:
+        return set()
+    group = parents[0]
+    chosen = {
+        n for a in arguments if a.startswith(f"{group}=") for n in a[len(group) + 1 :].split(",")
+    }
+    files = list((conf / group).glob("*.yaml"))
+    files = [f for f in files if f.stem in chosen] or files
     return {k for f in files for k in (yaml.safe_load(f.read_text()) or {}) if k != "_target_"}
 
 

@@ -75,6 +75,12 @@ def test_bad_settings(project, capsys, override, words) -> None:
     assert words in fails(capsys, *SEARCH, override)
 
 
+def test_a_wrong_setting_names_those_of_the_chosen_driver(project, capsys) -> None:
+    line = fails(capsys, *SEARCH, "optimizer=de", "optimizer.sigma0=1")
+    assert "p_best" in line
+    assert "n_startup" not in line
+
+
 def test_bad_commands(project, capsys) -> None:
     assert "Did you mean 'search'" in fails(capsys, "serch")
     assert "Did you mean 'methods'" in fails(capsys, "list", "method")
