@@ -89,7 +89,8 @@ class M2n2:
         n_design: How many search trials are design points, >= 0.
 
     Attributes:
-        pareto: False: an archive of niches is what it keeps, the best mean what it is after.
+        pareto: True for two objectives or more: its niches span a front (the largest on both real
+            merges of ``docs/drivers.md``), so the finalists should too.
         needs_geometry: True: whoever builds the problem should add the models' inner products.
         needs_documents: True: an objective without per-document scores is refused.
         note: What the user should know about how parents are crossed, or "".
@@ -98,7 +99,6 @@ class M2n2:
         ConfigError: A setting that does not make sense.
     """
 
-    pareto = False
     needs_geometry = True
     needs_documents = True
 
@@ -126,6 +126,7 @@ class M2n2:
             raise ConfigError(f"crossover: expected one of {CROSSOVERS}, got {crossover!r}.")
         self._problem, self._geometry = problem, problem.geometry
         self._dim, self._seed = problem.dim, problem.seed
+        self.pareto = len(problem.optimised) > 1
         self._attraction, self._split, self._slerp = attraction, split, crossover == "slerp"
         self._mutation, self._n_design = float(mutation), int(n_design)
         self._pop_size, self._alpha = int(pop_size), float(alpha)
