@@ -93,7 +93,7 @@ class CmaEs:
         *,
         sigma0: float = 0.2,
         popsize: int | None = None,
-        diagonal_above: int = 20,
+        diagonal_above: int = 30,
         tolx: float = 1e-5,
         restart_growth: float = 2.0,
         restarts: str = "ipop",
