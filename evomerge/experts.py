@@ -200,7 +200,9 @@ def _check_full_precision(checkpoint: Checkpoint) -> None:
 
 
 def _tied_head(checkpoint: Checkpoint, tensor: TensorInfo) -> bool:
-    return role_of(tensor.name) == "head" and bool(checkpoint.config.get("tie_word_embeddings"))
+    """A bias of the head is tied to nothing."""
+    tied = bool(checkpoint.config.get("tie_word_embeddings"))
+    return tied and role_of(tensor.name) == "head" and len(tensor.shape) > 1
 
 
 def _check_fits(anchor: Checkpoint, other: Checkpoint) -> None:

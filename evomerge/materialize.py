@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from evomerge.errors import CheckpointError, ConfigError
-from evomerge.experts import ExpertPool, MergeTensor
+from evomerge.experts import ExpertPool
 from evomerge.methods import Basis, Sources, check_settings, method
+from evomerge.placement import place
 from evomerge.recipe import Recipe, Scalar
 
 if TYPE_CHECKING:
@@ -131,8 +132,8 @@ class LiveModel:
         trust_remote_code: Passed to transformers; off unless the user asks.
 
     Raises:
-        CheckpointError: transformers cannot load it, or its parameters do not match the
-            checkpoint's tensors one to one.
+        CheckpointError: transformers cannot load it, or a parameter that no tensor of the
+            checkpoint fills.
     """
 
     def __init__(
@@ -159,42 +160,8 @@ class LiveModel:
         self.model: PreTrainedModel = _settled(model, device)
         self.tokenizer: PreTrainedTokenizerBase = tokenizer
         self.device = torch.device(device)
-        self.tensors = match_parameters(self.model, pool.tensors)
+        self.tensors = place(self.model, pool)
 
 
 def _settled(model: Any, device: torch.device | str) -> Any:
     return model.to(device).eval().requires_grad_(False)  # noqa: FBT003
-
-
-def match_parameters(model: Any, tensors: Sequence[MergeTensor]) -> dict[str, torch.Tensor]:
-    """Checkpoint tensor name to the live tensor that holds it.
-
-    Names agree, or differ by the base-model prefix (``transformer.``, ``model.``). A tied head is
-    one live tensor with the embedding and need not appear in the checkpoint. A tensor that the
-    model does not have (a stored rotary table, say) has no counterpart and is left out.
-
-    Raises:
-        CheckpointError: A live parameter that no merged tensor writes.
-    """
-    live: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
-    live |= dict(model.named_buffers(remove_duplicate=False))
-    # Old GPT-2 files store causal masks as floats; the model's own are booleans and stay.
-    live = {name: t for name, t in live.items() if t.is_floating_point()}
-    prefix = getattr(model, "base_model_prefix", "") + "."
-    found: dict[str, torch.Tensor] = {}
-    for tensor in tensors:
-        name = tensor.name
-        for candidate in (name, prefix + name, name.removeprefix(prefix)):
-            if candidate in live and tuple(live[candidate].shape) == tensor.shape:
-                found[name] = live[candidate].data
-                break
-    written = {t.data_ptr() for t in found.values()}
-    lost = [n for n, p in model.named_parameters() if p.data_ptr() not in written]
-    if lost:
-        raise CheckpointError(
-            f"{len(lost)} parameter(s) of {type(model).__name__} have no tensor of the same name "
-            f"and shape in the checkpoint, the first is {lost[0]!r}. Architectures that "
-            "transformers renames or fuses while loading (mixtures of experts) are not supported "
-            "yet."
-        )
-    return found

@@ -16,7 +16,10 @@ from typing import Any
 
 import torch
 
-ARCHS = ("llama", "qwen2", "gpt2")
+ARCHS = (
+    "llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "phi", "phi3", "gpt2", "gpt_neox",
+    "mixtral", "qwen2_moe", "qwen3_moe",
+)  # fmt: skip
 VOCAB = 300
 EOS = "<|endoftext|>"
 _TEXT = (
@@ -56,24 +59,39 @@ def config(
     arch: str, *, hidden: int = 32, layers: int = 4, tie: bool = True, vocab: int = VOCAB
 ) -> Any:
     """A transformers configuration of one of :data:`ARCHS`."""
-    from transformers import GPT2Config, LlamaConfig, Qwen2Config
+    import transformers as t
 
+    if arch not in ARCHS:
+        raise ValueError(f"arch must be one of {ARCHS}, got {arch!r}")
     tokens = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
     common = {"vocab_size": vocab, "tie_word_embeddings": tie, **tokens}
     if arch == "gpt2":
-        return GPT2Config(n_embd=hidden, n_layer=layers, n_head=4, n_positions=256, **common)
-    kinds = {"llama": LlamaConfig, "qwen2": Qwen2Config}
-    if arch not in kinds:
-        raise ValueError(f"arch must be one of {ARCHS}, got {arch!r}")
-    return kinds[arch](
-        hidden_size=hidden,
-        intermediate_size=2 * hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        **common,
-    )
+        return t.GPT2Config(n_embd=hidden, n_layer=layers, n_head=4, n_positions=256, **common)
+    common |= {
+        "hidden_size": hidden,
+        "intermediate_size": 2 * hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 256,
+    }
+    few = {"num_key_value_heads": 2}
+    mixture = few | {"num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": hidden}
+    kinds: dict[str, tuple[Any, dict[str, Any]]] = {
+        "llama": (t.LlamaConfig, few),
+        "mistral": (t.MistralConfig, few),
+        "qwen2": (t.Qwen2Config, few),
+        "qwen3": (t.Qwen3Config, few | {"head_dim": 8}),
+        "gemma2": (t.Gemma2Config, few | {"head_dim": 8}),
+        "gemma3": (t.Gemma3TextConfig, few | {"head_dim": 8}),
+        "phi": (t.PhiConfig, {}),
+        "phi3": (t.Phi3Config, few),
+        "gpt_neox": (t.GPTNeoXConfig, {}),
+        "mixtral": (t.MixtralConfig, few | {"num_local_experts": 3}),
+        "qwen2_moe": (t.Qwen2MoeConfig, mixture | {"shared_expert_intermediate_size": hidden}),
+        "qwen3_moe": (t.Qwen3MoeConfig, mixture | {"head_dim": 8}),
+    }
+    kind, more = kinds[arch]
+    return kind(**common, **more)
 
 
 def build_family(
@@ -92,7 +110,7 @@ def build_family(
 
     Args:
         out: Folder; created.
-        arch: ``llama``, ``qwen2`` or ``gpt2``.
+        arch: One of :data:`ARCHS`.
         n_experts: Experts: expert_a, expert_b, ...
         seed: Of the weights; the same seed gives the same files.
         hidden: Width, a multiple of 8.

@@ -67,12 +67,12 @@ class Weights:
         """Pairs live tensors with the base's: mapped on a CPU, one more copy on a GPU."""
         import torch
 
-        from evomerge.materialize import match_parameters
+        from evomerge.placement import place
 
         del tokenizer
         base = self._pool.base
         assert base is not None  # noqa: S101 - checked when built
-        live = match_parameters(model, self._pool.tensors)
+        live = place(model, self._pool)
         self._pairs = [(t, base.tensor(name).to(t.device)) for name, t in live.items()]
         with torch.inference_mode():
             self._norm = _norm(b for _, b in self._pairs)
