@@ -18,10 +18,16 @@ ROLES = ("attention", "mlp", "norm", "embedding", "head", "other")
 
 _LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blocks?|encoder|decoder)\.(\d+)\.")
 _ROLE_TOKENS = (
-    ("attention", re.compile(r"(self_|cross_|linear_)?(attn|attention)|mixer|mamba")),
-    ("mlp", re.compile(r"mlp|ffn|feed_forward|block_sparse_moe|moe|experts|fc_?\d|dense_\w+")),
+    (
+        "attention",
+        re.compile(r"(self_|cross_|linear_)?(attn|attention)|mixer|mamba|SelfAttention|EncDec\w+"),
+    ),
+    (
+        "mlp",
+        re.compile(r"mlp|ffn|feed_forward|block_sparse_moe|moe|experts|fc_?\d|[dD]ense_?\w+"),
+    ),
     ("head", re.compile(r"lm_head|embed_out|output|score")),
-    ("embedding", re.compile(r"\w*embed\w*|wte|wpe|tok_embeddings")),
+    ("embedding", re.compile(r"\w*embed\w*|wte|wpe|tok_embeddings|shared")),
     ("norm", re.compile(r"\w*(norm|layernorm)\w*|ln_?\w+")),
 )
 # Equal shapes do not make two models the same function: these must agree too.
@@ -140,7 +146,7 @@ class ExpertPool:
 
     @property
     def n_layers(self) -> int:
-        """Number of transformer layers."""
+        """Number of transformer layers, an encoder's and a decoder's side by side."""
         return max((t.layer + 1 for t in self.tensors if t.layer is not None), default=0)
 
     @property

@@ -144,11 +144,12 @@ class LiveModel:
         *,
         trust_remote_code: bool = False,
     ) -> None:
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
         folder = str(pool.anchor.folder)
+        both = pool.anchor.config.get("is_encoder_decoder")
         try:
-            model = AutoModelForCausalLM.from_pretrained(
+            model = (AutoModelForSeq2SeqLM if both else AutoModelForCausalLM).from_pretrained(
                 folder,
                 dtype=dtype if dtype == "auto" else getattr(torch, dtype),
                 trust_remote_code=trust_remote_code,

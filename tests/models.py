@@ -18,7 +18,7 @@ import torch
 
 ARCHS = (
     "llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "phi", "phi3", "gpt2", "gpt_neox",
-    "mixtral", "qwen2_moe", "qwen3_moe",
+    "mixtral", "qwen2_moe", "qwen3_moe", "t5",
 )  # fmt: skip
 VOCAB = 300
 EOS = "<|endoftext|>"
@@ -65,6 +65,16 @@ def config(
         raise ValueError(f"arch must be one of {ARCHS}, got {arch!r}")
     tokens = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
     common = {"vocab_size": vocab, "tie_word_embeddings": tie, **tokens}
+    if arch == "t5":
+        return t.T5Config(
+            d_model=hidden,
+            d_kv=8,
+            d_ff=2 * hidden,
+            num_layers=layers,
+            num_heads=4,
+            decoder_start_token_id=0,
+            **common,
+        )
     if arch == "gpt2":
         return t.GPT2Config(n_embd=hidden, n_layer=layers, n_head=4, n_positions=256, **common)
     common |= {
@@ -130,11 +140,12 @@ def build_family(
     folders = {name: out / name for name in names}
     if note.exists() and note.read_text() == stamp:
         return folders
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
+    auto = AutoModelForSeq2SeqLM if arch == "t5" else AutoModelForCausalLM
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(
+        model = auto.from_config(
             config(arch, hidden=hidden, layers=layers, tie=tie, vocab=vocab)
         ).float()
     random = torch.Generator().manual_seed(seed + 1)

@@ -82,7 +82,9 @@ def test_live_model_holds_the_merge(
     embedding = live.model.get_input_embeddings().weight
     assert (head.data_ptr() == embedding.data_ptr()) == tie
     with torch.no_grad():
-        logits = live.model(torch.tensor([[1, 2, 3]], device=device)).logits
+        tokens = torch.tensor([[1, 2, 3]], device=device)
+        more = {"decoder_input_ids": tokens} if live.model.config.is_encoder_decoder else {}
+        logits = live.model(tokens, **more).logits
     assert torch.isfinite(logits).all()
 
 

@@ -147,8 +147,7 @@ class LmEval:
         changed, except that it is put into evaluation mode.
 
         Raises:
-            ConfigError: For a chat template that the tokenizer does not have, or a model that is
-                not a decoder.
+            ConfigError: For a chat template that the tokenizer does not have.
             TaskError: When the documents are not those that the driver saw.
         """
         from evomerge.evaluators.scoring import LiveModel

@@ -2,7 +2,8 @@
 
 Requests are encoded and batched once. Per candidate only the forward passes are left: no
 tokenisation, no progress bars, and logits only where a continuation is scored. Encoding and
-generation are those of lm-eval's own ``HFLM``, so the scores are too.
+generation are those of lm-eval's own ``HFLM``, so the scores are too. An encoder-decoder is scored
+by ``HFLM`` itself, request by request: right, and slower.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from evomerge.errors import ConfigError, TaskError
+from evomerge.errors import TaskError
 from evomerge.evaluators.batches import Batch, pack, tokens_per_batch
 
 if TYPE_CHECKING:
@@ -77,10 +78,10 @@ class LiveModel:
             batch_size=1 if batch_size == "auto" else batch_size,
             max_length=max_length,
         )
-        if self.lm.backend != "causal":
-            raise ConfigError(f"only decoder models can be scored, got {type(model).__name__}.")
-        # `loglikelihood` encodes and then calls this: so it returns the encoded requests.
-        self.lm._loglikelihood_tokens = lambda requests, **_: requests
+        self._causal = self.lm.backend == "causal"
+        if self._causal:
+            # `loglikelihood` encodes and then calls this: so it returns the encoded requests.
+            self.lm._loglikelihood_tokens = lambda requests, **_: requests
         self._sliced = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._vocabulary = int(model.config.get_text_config().vocab_size)
 
@@ -104,14 +105,12 @@ class LiveModel:
         generations = by_kind.pop("generate_until", [])
         if by_kind:
             raise TaskError(f"requests of type {', '.join(by_kind)} cannot be scored.")
-        encoded = [
-            (slot, context, continuation)
-            for slot, (_, context, continuation) in enumerate(
-                self.lm.loglikelihood(pairs, disable_tqdm=True) if pairs else []
-            )
-        ]
-        for slot, instance in enumerate(rolling, start=len(pairs)):
-            encoded += [(slot, *window) for window in self._windows(instance.args[0])]
+        encoded = []
+        if self._causal:
+            asked = self.lm.loglikelihood(pairs, disable_tqdm=True) if pairs else []
+            encoded = [(slot, *request[1:]) for slot, request in enumerate(asked)]
+            for slot, instance in enumerate(rolling, start=len(pairs)):
+                encoded += [(slot, *window) for window in self._windows(instance.args[0])]
         probe, n_prompts = None, 1
         if generations:
             ids, _ = self.lm.tok_batch_encode([generations[0].args[0]])
@@ -137,6 +136,11 @@ class LiveModel:
             instance.resps = []
             instance.filtered_resps = {}
         totals, greedy = self._likelihoods(model, requests)
+        if np.isnan(totals).any():
+            raise FloatingPointError(
+                f"the merged model's log-likelihoods are not numbers (NaN) for "
+                f"{int(np.isnan(totals).sum())} of {len(totals)} requests: its weights overflowed."
+            )
         for instance, total, exact in zip(requests.likelihoods, totals, greedy, strict=True):
             rolling = instance.request_type == "loglikelihood_rolling"
             answer = float(total) if rolling else (float(total), bool(exact))
@@ -152,6 +156,8 @@ class LiveModel:
         self, model: PreTrainedModel, requests: Requests
     ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         """Log-likelihood and whether it is the greedy continuation, per slot."""
+        if not self._causal:
+            return self._stock_likelihoods(requests.likelihoods)
         n = len(requests.likelihoods)
         totals, misses = np.zeros(n), np.zeros(n)
         scored = [self._forward(model, batch) for batch in requests.batches]
@@ -159,12 +165,27 @@ class LiveModel:
             slots = batch.slots.numpy()
             np.add.at(totals, slots, ll.cpu().numpy().astype(np.float64))
             np.add.at(misses, slots, ~hit.cpu().numpy())
-        if np.isnan(totals).any():
-            raise FloatingPointError(
-                f"the merged model's log-likelihoods are not numbers (NaN) for "
-                f"{int(np.isnan(totals).sum())} of {n} requests: its weights overflowed."
-            )
         return totals, misses == 0
+
+    def _stock_likelihoods(
+        self, instances: Sequence[Any]
+    ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """The same by ``HFLM`` itself."""
+        n = len(instances)
+        totals, greedy = np.zeros(n), np.zeros(n, dtype=bool)
+        if not isinstance(self.batch_size, str):
+            self.lm.batch_size_per_gpu = self.batch_size
+        for kind, ask in (
+            ("loglikelihood", self.lm.loglikelihood),
+            ("loglikelihood_rolling", self.lm.loglikelihood_rolling),
+        ):
+            slots = [i for i, instance in enumerate(instances) if instance.request_type == kind]
+            answers = ask([instances[i] for i in slots], disable_tqdm=True) if slots else []
+            for slot, answer in zip(slots, answers, strict=True):
+                totals[slot], greedy[slot] = (
+                    answer if isinstance(answer, tuple) else (answer, False)
+                )
+        return totals, greedy
 
     def _forward(self, model: PreTrainedModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """(P,) log-probabilities of the targets and whether each is the most likely token."""
@@ -186,8 +207,11 @@ class LiveModel:
 
     def _generate(self, model: PreTrainedModel, requests: Requests) -> None:
         """Generates with lm-eval's own loop."""
-        keep = {"logits_to_keep": 1} if self._sliced else {}
-        if not bool(torch.isfinite(model(input_ids=requests.probe, **keep).logits[:, -1]).all()):
+        assert requests.probe is not None  # noqa: S101 - there are generations
+        given: dict[str, Any] = {"logits_to_keep": 1} if self._sliced else {}
+        if not self._causal:
+            given["decoder_input_ids"] = requests.probe
+        if not bool(torch.isfinite(model(input_ids=requests.probe, **given).logits[:, -1]).all()):
             raise FloatingPointError(
                 "the merged model's logits are not finite: its weights overflowed."
             )

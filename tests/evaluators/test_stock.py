@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from .toys import OBJECTIVES, build, make_model
+from .toys import OBJECTIVES, build, make_model, make_t5
 
 
 def stock(model, tokenizer, task_folder, evaluator, split, monkeypatch, **settings):
@@ -127,6 +127,16 @@ def test_long_inputs_are_cut_and_rolled_like_stock(
     results = stock(model, tokenizer, task_folder, evaluator, "select", monkeypatch)
     assert_equals_stock(scores, results, evaluator, "select")
     assert "lose their beginning" in caplog.text
+
+
+def test_an_encoder_decoder_equals_stock(task_folder, device, tokenizer, monkeypatch):
+    model = make_t5(device)
+    evaluator = build(task_folder, batch_size=3)
+    evaluator.prepare(model, tokenizer)
+    scores = evaluator.evaluate(model, None, "select")
+    results = stock(model, tokenizer, task_folder, evaluator, "select", monkeypatch)
+    assert_equals_stock(scores, results, evaluator, "select")
+    assert len(set(scores.per_example["last"])) > 5
 
 
 def test_standard_errors(evaluator, model):

@@ -127,6 +127,26 @@ def make_model(device, seed: int = 0, **overrides):
     return LlamaForCausalLM(config).float().eval().to(device)
 
 
+def make_t5(device):
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    torch.manual_seed(0)
+    config = T5Config(
+        vocab_size=258,
+        d_model=32,
+        d_kv=8,
+        d_ff=48,
+        num_layers=2,
+        num_heads=4,
+        initializer_factor=0.5,
+        decoder_start_token_id=0,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+    )
+    return T5ForConditionalGeneration(config).float().eval().to(device)
+
+
 OBJECTIVES = (
     Objective("choice", "toy_choice", "acc"),
     Objective("choice_norm", "toy_choice", "acc_norm"),
