@@ -103,7 +103,7 @@ class Checkpoint:
         Raises:
             CheckpointError: Nothing there, no safetensors, or a damaged file.
         """
-        folder = _locate(name, source, revision)
+        folder = locate(name, source, revision)
         files = _weight_files(name, folder)  # first: a LoRA folder has no config.json either
         try:
             config = json.loads((folder / "config.json").read_text())
@@ -117,7 +117,7 @@ class Checkpoint:
             raise CheckpointError(f"{name}: {folder}/config.json holds no mapping.")
         tensors: dict[str, TensorInfo] = {}
         for file in files:
-            for key, entry in _read_header(name, folder / file).items():
+            for key, entry in read_header(name, folder / file).items():
                 tensors[key] = TensorInfo(key, tuple(entry["shape"]), entry["dtype"], file)
         if not tensors:
             raise CheckpointError(f"{name}: {folder} holds no tensors.")
@@ -210,7 +210,12 @@ def vocabulary(folder: Path) -> dict[str, int] | None:
     return tokens
 
 
-def _locate(name: str, source: str, revision: str | None) -> Path:
+def locate(name: str, source: str, revision: str | None = None) -> Path:
+    """The local folder of a model, downloaded where ``source`` is a hub id.
+
+    Raises:
+        CheckpointError: Nothing there.
+    """
     folder = Path(source).expanduser()
     if folder.is_dir():
         return folder.resolve()
@@ -254,8 +259,8 @@ def _weight_files(name: str, folder: Path) -> Sequence[str]:
         return ["model.safetensors"]
     if any(folder.glob("adapter_model*")):
         raise CheckpointError(
-            f"{name}: {folder} is a LoRA adapter, not a full checkpoint; merge it into its base "
-            "model first (peft's merge_and_unload) and save that."
+            f"{name}: {folder} is a LoRA adapter, not a full checkpoint: it can be an expert, not "
+            "the base."
         )
     if any(folder.glob("*.bin")) or any(folder.glob("*.pt")):
         raise CheckpointError(
@@ -266,8 +271,12 @@ def _weight_files(name: str, folder: Path) -> Sequence[str]:
     raise CheckpointError(f"{name}: {folder} has no model.safetensors and no {INDEX}.")
 
 
-def _read_header(name: str, path: Path) -> dict[str, Any]:
-    """The header of a safetensors file, checked against the size of the file."""
+def read_header(name: str, path: Path) -> dict[str, Any]:
+    """The header of a safetensors file, checked against the size of the file.
+
+    Raises:
+        CheckpointError: Not such a file, or a truncated one.
+    """
     size = path.stat().st_size
     try:
         with path.open("rb") as f:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from evomerge.adapter import open_expert
 from evomerge.checkpoint import Checkpoint, TensorInfo, vocabulary
 from evomerge.errors import CheckpointError, ConfigError
 from evomerge.recipe import ModelRef
@@ -93,7 +94,8 @@ class ExpertPool:
 
         Args:
             base: Folder or hub id of the base model, or None.
-            experts: Expert name to folder or hub id, in column order.
+            experts: Expert name to folder or hub id, in column order: full checkpoints, or LoRA
+                adapters of the base.
             audit: Also read every weight once (hash, NaN and Inf); cached between runs.
 
         Returns:
@@ -111,8 +113,8 @@ class ExpertPool:
             raise ConfigError("models.experts is empty; expected at least one expert: name: path.")
         if "base" in experts:
             raise ConfigError("an expert may not be called 'base'; give it another name.")
-        opened = [Checkpoint.open(name, str(source)) for name, source in experts.items()]
         origin = Checkpoint.open("base", str(base)) if base else None
+        opened = [open_expert(name, str(source), origin) for name, source in experts.items()]
         everyone = [*([origin] if origin else []), *opened]
         _check_distinct({c.name: str(c.folder) for c in everyone}, "folder")
         anchor = everyone[0]
