@@ -66,7 +66,7 @@ def test_layerwise_against_three_scalars_is_in_the_report(folder, capsys) -> Non
 def test_stock_lm_eval_confirms_the_export(folder, run, tmp_path) -> None:
     out = tmp_path / "best"
     assert main(["export", str(run.path), "--pick", "best", "--out", str(out)]) == 0
-    command = shlex.split(run.meta["stock"]["test"].replace("{model}", str(out)))
+    command = shlex.split(run.stock_command("test", out))  # one line: the zoo has one folder
     assert command[0] == "lm_eval"
     command[0] = str(Path(sys.executable).with_name("lm_eval"))
     results = tmp_path / "results"
