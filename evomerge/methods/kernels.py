@@ -9,6 +9,9 @@ import torch
 CHUNK = 1 << 20
 """Entries of fp32 scratch (4 MiB): large enough to amortise the call, small enough for a cache."""
 
+_PART = 1 << 16
+"""Entries per piece where several temporaries of it live at once: 256 KiB each."""
+
 
 def weighted_sum(
     out: torch.Tensor, tensors: Sequence[torch.Tensor], weights: Sequence[float]
@@ -119,4 +122,4 @@ def wide_dtype(out: torch.Tensor) -> torch.dtype:
 
 
 def _chunk(tensor: torch.Tensor) -> int:
-    return CHUNK * 16 if tensor.is_cuda else CHUNK
+    return 1 << 24 if tensor.is_cuda else _PART

@@ -118,14 +118,16 @@ def _write(
     """
     flat = out.view(-1)
     for part, (base, *experts) in wide_parts(tensors, wide_dtype(out)):
-        deltas = [e - base for e in experts]
+        deltas = [torch.hardshrink(e - base, epsilon) for e in experts]
         count = torch.zeros_like(base)
         for delta in deltas:
-            delta.mul_(delta.abs() > epsilon)
-            count.add_(delta != 0)
-        unique = count == 1
+            sign = delta.sign()
+            count.addcmul_(sign, sign)
+        unique = (count == 1).to(count.dtype)
         share = count.clamp_(min=1).reciprocal_()
         total = base.clone()
         for delta, weight, own in zip(deltas, weights, alone, strict=True):
-            total.addcmul_(delta, torch.where(unique, own, weight * share))
+            total.addcmul_(delta, share, value=weight)
+            if own != weight:
+                total.addcmul_(delta, unique, value=own - weight)
         flat[part].copy_(total)
