@@ -5,6 +5,7 @@
 * :mod:`~evomerge.methods.counter`: uniform numbers as a function of (key, offset).
 * :mod:`~evomerge.methods.inner_products`: Gram matrices in float64, of tensors or their rows.
 * :mod:`~evomerge.methods.kernels`: in-place fp32-accumulated weighted sums.
+* :mod:`~evomerge.methods.parts`: walking tensors piece by piece.
 
 * :mod:`~evomerge.methods.arcee_fusion`: an expert's most important changes.
 * :mod:`~evomerge.methods.karcher`: the mean on the sphere.

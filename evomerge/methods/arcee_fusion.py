@@ -17,7 +17,7 @@ import torch
 from evomerge.errors import ConfigError
 from evomerge.methods.base import Basis, Parameter, Scalar, Sources
 from evomerge.methods.counter import bits, key
-from evomerge.methods.kernels import row_parts, wide_dtype
+from evomerge.methods.parts import row_parts, wide_dtype
 
 _SAMPLE = 1_000_000
 """Entries that a larger tensor's quartiles are taken from, as in mergekit."""

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from evomerge.methods.kernels import row_parts, wide_parts
+from evomerge.methods.parts import row_parts, wide_parts
 
 
 def gram(

@@ -19,7 +19,8 @@ import torch
 from evomerge.errors import ConfigError
 from evomerge.methods.base import Basis, Parameter, Scalar, Sources
 from evomerge.methods.inner_products import gram
-from evomerge.methods.kernels import add_task_vectors, weighted_sum
+from evomerge.methods.kernels import weighted_sum
+from evomerge.methods.parts import add_task_vectors
 
 _EPS = 1e-8
 """mergekit's: added to lengths, and the length of m below which it has no direction."""

@@ -14,7 +14,7 @@ import torch
 
 from evomerge.errors import ConfigError
 from evomerge.methods.base import Basis, Parameter, Scalar, Sources
-from evomerge.methods.kernels import wide_dtype, wide_parts
+from evomerge.methods.parts import wide_dtype, wide_parts
 
 
 class NearSwap:

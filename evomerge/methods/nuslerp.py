@@ -18,7 +18,8 @@ from evomerge.errors import ConfigError
 from evomerge.methods.arc import arc, cosine
 from evomerge.methods.base import Basis, Parameter, Scalar, Sources
 from evomerge.methods.inner_products import gram, grams_along
-from evomerge.methods.kernels import broadcast_sum, weighted_sum
+from evomerge.methods.kernels import weighted_sum
+from evomerge.methods.parts import broadcast_sum
 
 
 class NuSlerp:

@@ -17,7 +17,7 @@ import torch
 
 from evomerge.errors import ConfigError
 from evomerge.methods.base import Basis, Parameter, Scalar, Sources
-from evomerge.methods.kernels import wide_dtype, wide_parts
+from evomerge.methods.parts import wide_dtype, wide_parts
 
 _WEIGHT = Parameter(0.0, 2.0, 1.0, "scale of the expert's task vector; mergekit: 1")
 

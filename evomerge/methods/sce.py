@@ -18,7 +18,7 @@ import torch
 
 from evomerge.errors import ConfigError
 from evomerge.methods.base import Basis, Parameter, Scalar, Sources
-from evomerge.methods.kernels import wide_dtype, wide_parts
+from evomerge.methods.parts import wide_dtype, wide_parts
 
 _BINS = 1 << 15
 """Variances are counted by the upper half of their bits: bins of less than 1%."""
