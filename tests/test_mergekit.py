@@ -594,7 +594,7 @@ def test_layers_are_counted_in_local_folders() -> None:
         ({"merge_method": "dare_tied"}, UnknownNameError, "'dare_tied'.*cannot search"),
         ({"merge_method": "karcher"}, UnknownNameError, "'karcher'.*cannot search"),
         (
-            {"merge_method": "slerp", "filters": None, "models": ["o/a", "o/b", "o/c"]},
+            {"merge_method": "slerp", "base_model": None, "models": ["o/a", "o/b", "o/c"]},
             ConfigError,
             "slerp of 3 models",
         ),
