@@ -22,6 +22,8 @@ from evomerge.methods.parts import row_parts, wide_dtype
 _SAMPLE = 1_000_000
 """Entries that a larger tensor's quartiles are taken from, as in mergekit."""
 _EPS = 1e-8
+_PRECISIONS: dict[Scalar, torch.dtype] = {"float64": torch.float64, "float32": torch.float32}
+"""Of the divergence, which is smaller than fp32's rounding where models are near."""
 
 
 class ArceeFusion:
@@ -36,7 +38,7 @@ class ArceeFusion:
             0.0, 3.0, 1.5, "interquartile ranges above the median; mergekit: 1.5", shared=True
         ),
     }
-    fixed: Mapping[str, Scalar] = {}
+    fixed: Mapping[str, Scalar] = {"divergence": "float64"}
 
     def survey(self, tensors: Iterable[Sources], fixed: Mapping[str, Scalar]) -> None:
         """Nothing to survey."""
@@ -45,11 +47,17 @@ class ArceeFusion:
         """Base and expert, the divergence of every row, and the quartiles of the importance."""
         if sources.base is None:
             raise ConfigError("arcee_fusion needs a base model; set models.base.")
+        if fixed["divergence"] not in _PRECISIONS:
+            raise ConfigError(
+                f"arcee_fusion: fixed.divergence is {fixed['divergence']!r}; expected float64, or "
+                "float32 as mergekit has it."
+            )
+        precision = _PRECISIONS[fixed["divergence"]]
         tensors = (sources.base, sources.experts[0])
         base, expert = (_rows(t) for t in tensors)
         divergence = torch.empty(len(base), 1, dtype=wide_dtype(base), device=base.device)
         for part in row_parts(base):
-            p, q = (torch.softmax(t[part].double(), -1) + _EPS for t in (expert, base))
+            p, q = (torch.softmax(t[part].to(precision), -1) + _EPS for t in (expert, base))
             divergence[part] = (p * (p / q).log()).sum(-1, keepdim=True)
         quartiles = _quartiles(base, expert, divergence, sources.name)
         return Basis((*tensors, divergence), quartiles)

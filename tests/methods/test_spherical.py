@@ -252,9 +252,9 @@ def test_arcee_fusion_samples_large_tensors_reproducibly() -> None:
     base, (a,) = tensors(1, (1100, 1000), 0.3)
     chosen = METHODS["arcee_fusion"]
     given = Sources("w", base, [a])
-    quartiles = [chosen.prepare(given, None, {}).extra for _ in range(2)]
+    quartiles = [chosen.prepare(given, None, chosen.fixed).extra for _ in range(2)]
     assert quartiles[0] == quartiles[1]
-    divergence = chosen.prepare(given, None, {}).tensors[2]
+    divergence = chosen.prepare(given, None, chosen.fixed).tensors[2]
     exact = np.quantile(((a - base).abs() * divergence).numpy(), [0.25, 0.5, 0.75])
     assert quartiles[0] == pytest.approx(exact, rel=0.01)
 
@@ -264,9 +264,15 @@ def test_arcee_fusion_sees_small_changes() -> None:
     base, (a,) = tensors(1, (64, 1024), 0.01)
     base, a = 0.02 * base, 0.02 * a
     chosen = METHODS["arcee_fusion"]
-    assert (chosen.prepare(Sources("w", base, [a]), None, {}).tensors[2] > 0).all()
+    assert (chosen.prepare(Sources("w", base, [a]), None, chosen.fixed).tensors[2] > 0).all()
     out = merge("arcee_fusion", base, [a], spread=[1.5], **{"lambda": [1.0]})
     assert 0.02 < float((out != base).float().mean()) < 0.1
+
+
+def test_arcee_fusion_knows_two_precisions() -> None:
+    base, (a,) = tensors(1)
+    with pytest.raises(ConfigError, match=r"divergence is 'bf16'; expected float64, or float32"):
+        merge("arcee_fusion", base, [a], {"divergence": "bf16"}, spread=[1.5], **{"lambda": [1.0]})
 
 
 @pytest.mark.parametrize("name", ["nearswap", "ram", "ramplus_tl", "sce", "arcee_fusion"])
