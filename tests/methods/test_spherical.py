@@ -15,7 +15,7 @@ from evomerge.errors import ConfigError
 from evomerge.methods import METHODS, Sources
 from evomerge.methods.inner_products import gram, grams_along
 from evomerge.methods.parts import add_task_vectors, wide_parts
-from tests.methods.formulas import SPHERICAL
+from tests.methods.tensor_formulas import FORMULAS
 
 
 def merge(
@@ -44,7 +44,7 @@ def tensors(n: int, shape: Sequence[int] = (6, 8), size: float = 1.0, seed: int 
 
 @settings(max_examples=60, deadline=None)
 @given(
-    name=st.sampled_from(sorted(SPHERICAL)),
+    name=st.sampled_from(sorted(FORMULAS)),
     shape=st.lists(st.integers(1, 6), min_size=1, max_size=3).map(tuple),
     k=st.integers(2, 5),
     size=st.sampled_from([0.05, 0.5, 3.0]),
@@ -67,7 +67,7 @@ def test_prepare_and_combine_equal_the_formula(name, shape, k, size, data) -> No
     if sum(c.get("weight", [1.0])) < 0.1:
         return  # normalised weights that sum to zero are refused
     wide = [e.double() for e in experts]
-    expected = SPHERICAL[name](base.double(), wide, c)
+    expected = FORMULAS[name](base.double(), wide, c)
     if not torch.isfinite(expected).all():
         return  # a formula written naively divides by a zero variance or energy
     got = merge(name, base.double(), wide[:k], **c)
@@ -76,7 +76,7 @@ def test_prepare_and_combine_equal_the_formula(name, shape, k, size, data) -> No
     assert (got - expected).abs().max() <= (2e-5 if name == "karcher" else 1e-6) * scale
 
 
-@pytest.mark.parametrize("name", sorted(SPHERICAL))
+@pytest.mark.parametrize("name", sorted(FORMULAS))
 def test_no_copy_of_the_sources(name: str) -> None:
     base, experts = tensors(METHODS[name].n_experts[1] or 3, (40, 50))
     chosen = METHODS[name]
@@ -153,7 +153,7 @@ def test_multislerp_blows_small_task_vectors_up_without_cancellation() -> None:
     a = base + 1e-4 * (a - base)  # beside b, its share is about 5000
     got = merge("multislerp", base, [a, b], {"task_vectors": True}, weight=[0.5, 0.5])
     deltas = [t.double() - base.double() for t in (a, b)]
-    expected = base.double() + SPHERICAL["multislerp"](None, deltas, {"weight": [0.5, 0.5]})
+    expected = base.double() + FORMULAS["multislerp"](None, deltas, {"weight": [0.5, 0.5]})
     assert (got - expected).abs().max() < 1e-6 * base.abs().max()
 
 
