@@ -137,8 +137,8 @@ FORMULAS = {
 }  # fmt: skip
 
 # What the contract computes by hand, of base [1, 2], experts [3, 2] and [1, 6] (task vectors
-# [2, 0] and [0, 4]) with the weights [.5, .25]. The experts are sqrt(13) and sqrt(37) long, with the
-# cosine 15 / sqrt(481).
+# [2, 0] and [0, 4]) with the weights [.5, .25]. The experts are sqrt(13) and sqrt(37) long, their
+# cosine is 15 / sqrt(481).
 _ANGLE = math.acos(15 / math.sqrt(481))
 _HALF = 1 / math.sqrt(2 + 30 / math.sqrt(481))  # sin(a / 2) / sin a
 _TWO, _ONE = (math.sin(_ANGLE * s / 3) / math.sin(_ANGLE) for s in (2, 1))  # a third of the way
