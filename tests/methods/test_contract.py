@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from evomerge.errors import ConfigError, UnknownNameError
 from evomerge.methods import METHODS, MergeMethod, Sources, method
 from evomerge.methods.kernels import CHUNK, weighted_sum
+from tests.methods import tensor_formulas
 
 # The formula of each method in float64: (base, experts, coefficients) -> merge.
 FORMULAS = {
@@ -19,9 +21,19 @@ FORMULAS = {
     "task_arithmetic": lambda base, experts, c: (
         base + sum(w * (e - base) for w, e in zip(c["weight"], experts, strict=True))
     ),
+    **tensor_formulas.FORMULAS,
 }
-# base [1, 2], experts [3, 2] and [1, 6], weight [.5, .25], by hand.
-BY_HAND = {"linear": [7 / 3, 10 / 3], "task_arithmetic": [2.0, 3.0]}
+# base [1, 2], experts [3, 2] and [1, 6], weight [.5, .25], by hand; other parameters as below.
+BY_HAND = {
+    "linear": [7 / 3, 10 / 3],
+    "task_arithmetic": [2.0, 3.0],
+    **tensor_formulas.BY_HAND,
+}
+OTHERS_BY_HAND: dict[str, dict[str, list[float]]] = {
+    **tensor_formulas.OTHERS_BY_HAND,
+}
+# What a method makes of equal sources, where that is not the base: (base, c) -> merge.
+OF_EQUAL_SOURCES = {"passthrough": lambda base, c: c["scale"][0] * base}
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 
@@ -65,6 +77,9 @@ def merge(
     values: Mapping[str, Sequence[float]],
     dtype: torch.dtype | None = None,
 ) -> torch.Tensor:
+    most = chosen.n_experts[1] or len(given.experts)  # the method's first ones, where it limits
+    given = dataclasses.replace(given, experts=given.experts[:most])
+    values = {name: list(v)[:most] for name, v in values.items()}
     first = given.experts[0]
     out = torch.full(first.shape, float("nan"), dtype=dtype or first.dtype, device=first.device)
     fixed = dict(chosen.fixed)
@@ -91,9 +106,11 @@ def test_all_sources_equal_gives_the_base(
     base = sources(device, dtype).base
     assert base is not None
     given = Sources("w", base, [base.clone() for _ in range(3)])
-    out = merge(chosen, given, coefficients(chosen, 3))
+    values = coefficients(chosen, 3)
+    out = merge(chosen, given, values)
+    expected = OF_EQUAL_SOURCES.get(chosen.name, lambda base, c: base)(base.double(), values)
     eps = torch.finfo(dtype).eps
-    assert torch.allclose(out.double(), base.double(), rtol=4 * eps, atol=0)
+    assert torch.allclose(out.double(), expected, rtol=4 * eps, atol=0)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -158,7 +175,8 @@ def test_by_hand(chosen: MergeMethod, device: torch.device) -> None:
         torch.tensor([1.0, 2.0], device=device),
         [torch.tensor([3.0, 2.0], device=device), torch.tensor([1.0, 6.0], device=device)],
     )
-    out = merge(chosen, given, {"weight": [0.5, 0.25]})
+    values = {"weight": [0.5, 0.25], **OTHERS_BY_HAND.get(chosen.name, {})}
+    out = merge(chosen, given, values)
     assert out.tolist() == pytest.approx(BY_HAND[chosen.name], rel=1e-6)
 
 
