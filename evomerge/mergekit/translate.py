@@ -135,6 +135,10 @@ def to_mergekit(recipe: Recipe, dtype: str | None = None) -> str:
             f"mergekit computes {recipe.method!r} differently or not at all; only "
             f"{' and '.join(METHODS)} are written for it."
         )
+    if recipe.fixed.get("rounding") == "dither" and dtype != "float32":
+        raise ConfigError(
+            "mergekit rounds to nearest, this recipe is rounded with a dither (fixed.rounding)."
+        )
     weights = recipe.coefficients["weight"]
     rows: dict[str, Row] = {
         t: tuple(weights[g].tolist())

@@ -1,0 +1,74 @@
+"""How much of a merge is left when it is rounded to a narrow dtype.
+
+bfloat16 keeps 8 significant bits, so neighbours are 0.4 to 0.8% of a weight apart. A merge that
+moves weights by less than that is mostly rounded away or rounded up; the realised coefficient
+says by how much, over all entries together.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+STEP = 0.05
+"""A realised share that is further from 1 than this is worth a word. Of bfloat16 weights it stays
+nearer where an expert moved its weights by 5% or more (docs/doctor.md)."""
+_CHUNK = 1 << 18
+
+
+@dataclasses.dataclass
+class Realised:
+    """Running sums over the tensors of one merge.
+
+    Attributes:
+        wanted: ``|exact - base|^2``, of the merge before rounding.
+        got: ``<cast - base, exact - base>``.
+        missed: ``|cast - exact|^2``.
+    """
+
+    wanted: float = 0.0
+    got: float = 0.0
+    missed: float = 0.0
+
+    def add(self, base: torch.Tensor, exact: torch.Tensor, cast: torch.Tensor) -> None:
+        """Adds one tensor (or a sample of its entries).
+
+        Args:
+            base: Any shape and floating dtype.
+            exact: float32 of the same shape, the merge before it was rounded.
+            cast: The same, rounded to any dtype.
+        """
+        flats = [t.reshape(-1) for t in (base, exact, cast)]
+        for start in range(0, flats[0].numel(), _CHUNK):
+            b, e, c = (f[start : start + _CHUNK].double() for f in flats)
+            step, error = e - b, c - e
+            wanted = float(step @ step)
+            self.wanted += wanted
+            self.got += wanted + float(error @ step)
+            self.missed += float(error @ error)
+
+    @property
+    def share(self) -> float | None:
+        """The realised share of the coefficients, 1 being exact; None for the base itself."""
+        return self.got / self.wanted if self.wanted > 0 else None
+
+    @property
+    def error(self) -> float | None:
+        """Norm of the rounding error beside that of the merge's step from the base."""
+        return (self.missed / self.wanted) ** 0.5 if self.wanted > 0 else None
+
+    def sentence(self, dtype: str, rounding: str) -> str:
+        """One or two sentences for the user; empty for the base itself."""
+        if self.share is None:
+            return ""
+        text = (
+            f"Rounded to {dtype} ({rounding}): {self.share:.2f} of the step from the base is "
+            f"realised, with a rounding error {self.error:.2f} times as large as the step."
+        )
+        if abs(self.share - 1) > STEP and rounding == "nearest":
+            text += (
+                " Its coefficients act as others than were asked for: write it with --dtype "
+                "float32, or search with space.fixed.rounding=dither."
+            )
+        return text
