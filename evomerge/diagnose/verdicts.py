@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from evomerge.diagnose.casting import LEVELS
 from evomerge.diagnose.compatibility import same_as_base
@@ -13,18 +14,20 @@ from evomerge.diagnose.gauge import Gauge
 from evomerge.diagnose.vectors import Array, Vectors
 from evomerge.realised import STEP
 
-FOREIGN = 0.5
+FOREIGN = 0.3
 """Cosine of an expert's matrices and the base's below which it did not start there. Independent
-initialisations have 0 +- 1/sqrt(entries); a task vector as large as the base still leaves
-1/sqrt(2) = 0.71; the zoo's experts have 0.98 to 1.00 (docs/doctor.md)."""
+initialisations have 0 +- 1/sqrt(entries). A task vector r times as long as the base leaves
+1/sqrt(1 + r^2): 0.71 for r = 1, 0.3 for r = 3; the zoo's experts have 0.98 to 1.00
+(docs/doctor.md)."""
 REWRITTEN = 0.2
 """Relative change f of a layer's factors from which a rewriting does harm: averaging W_v with
 W_v S loses f^2/4 of the head, here 1%, which is what task vectors bring."""
-HIDDEN = 3.0
+HIDDEN = 1.5
 """How many times larger the factors' change is than that of their products. Changes that are
 learned, one factor not knowing of the other, give 1 or less: the product's relative change is
-sqrt(a^2 + b^2) for factors changed by a and b (the zoo: 0.6 to 0.75). Above 3, nine tenths of the
-squared change are invisible in what the layer computes."""
+sqrt(a^2 + b^2) for factors changed by a and b, which is at least that of both together (the zoo:
+0.62 to 0.75). Above 1.5, more than half of the squared change is invisible in what the layer
+computes."""
 OUTLIER = 4.0
 """Times the median of the same role's groups (at least 4 of them) from which a layer group
 stands out. The zoo's stay within 1.6, random families' within 1.1 (docs/doctor.md)."""
@@ -35,23 +38,36 @@ FAR = 1.0
 
 
 def findings(vectors: Vectors, gauge: Gauge, realised: Array | None) -> Iterator[Finding]:
-    """What the statistics say of each expert, in the order in which it matters."""
+    """What the statistics say of each expert.
+
+    An expert that cannot be merged gets the reason alone: its other numbers follow from that, and
+    nothing is measured against it.
+    """
+    healthy = []
     for k, name in enumerate(vectors.names):
-        if vectors.moved[k] == 0:
-            yield same_as_base(name)
-            continue
-        rewritten = _rewritten(name, k, gauge)
-        if rewritten:
-            yield rewritten
-            continue  # its norms and angles are those of the rewriting
-        foreign = _foreign(name, k, vectors)
-        if foreign:
-            yield foreign
-            continue
-        yield from _sizes(name, k, vectors)
+        found = _unchanged(name, k, vectors) or _rewritten(name, k, gauge)
+        found = found or _foreign(name, k, vectors)
+        if found:
+            yield found
+        else:
+            healthy.append(k)
+    for k in healthy:
+        name = vectors.names[k]
+        yield from _sizes(name, k, [i for i in healthy if i != k], vectors)
         yield from _outliers(name, k, vectors)
         if realised is not None:
             yield from _rounded(name, realised[k])
+
+
+def hidden(change: Array) -> npt.NDArray[np.bool_]:
+    """Which (..., 2) changes of factors and products are a rewriting that does harm."""
+    factors, products = change[..., 0], change[..., 1]
+    found: npt.NDArray[np.bool_] = (factors >= REWRITTEN) & (factors > HIDDEN * products)
+    return found
+
+
+def _unchanged(name: str, k: int, vectors: Vectors) -> Finding | None:
+    return same_as_base(name) if vectors.moved[k] == 0 else None
 
 
 def _rewritten(name: str, k: int, gauge: Gauge) -> Finding | None:
@@ -59,7 +75,7 @@ def _rewritten(name: str, k: int, gauge: Gauge) -> Finding | None:
     places, changes = [], []
     for pair, change in gauge.change.items():
         factors, products = change[:, k].T
-        hit = (factors >= REWRITTEN) & (factors > HIDDEN * products)
+        hit = hidden(change[:, k])
         if hit.any():
             where = "every layer" if hit.all() else f"{hit.sum()} of {len(hit)} layers"
             matrices = "W_q and W_k" if pair == "QK" else "W_v and W_o"
@@ -106,16 +122,15 @@ def _foreign(name: str, k: int, vectors: Vectors) -> Finding | None:
         blocks=True,
         text=f"{name!r} has the base's architecture but was not fine-tuned from it: its weights "
         f"have nothing in common with the base's (cosine: {cosines}; a fine-tune has 0.7 or "
-        "more, an independent training 0).",
+        "more, an independent training about 0).",
         remedy="Find the base it was trained from, or leave it out: a merge of unrelated weights "
         "computes nothing.",
     )
 
 
-def _sizes(name: str, k: int, vectors: Vectors) -> Iterator[Finding]:
+def _sizes(name: str, k: int, others: Sequence[int], vectors: Vectors) -> Iterator[Finding]:
     size = float(vectors.overall[k])
-    others = np.delete(vectors.overall, k)
-    typical = float(np.median(others)) if len(others) else size
+    typical = float(np.median(vectors.overall[list(others)])) if others else size
     if size >= FAR:
         yield Finding(
             name,

@@ -15,13 +15,15 @@ import numpy as np
 
 from evomerge.diagnose import Diagnosis
 from evomerge.diagnose.vectors import Array, Vectors
-from evomerge.diagnose.verdicts import HIDDEN, REWRITTEN
+from evomerge.diagnose.verdicts import hidden
 from evomerge.errors import ConfigError, ExportError
 from evomerge.experts import ROLES, layer_of
 from evomerge.report.data import printable
 from evomerge.report.figures import FONT, INK, MERGED, MUTED, PAPER, SINGLE
 
 _LEFT, _TOP, _ROW, _SPAN = 150, 64, 18, 720
+_WRITTEN = 44
+"""Pixels that a cell needs to have its number written into it."""
 _PAIRS = {"QK": "query-key", "VO": "value-output"}
 
 
@@ -49,6 +51,11 @@ def svg(found: Diagnosis) -> str:
             parts.append(_text(20, y, f"{finding.model}: {finding.kind}", MUTED))
             y += _ROW
     else:
+        note = (
+            "Darker: further from the base, on a log scale. Gauge rows, orange: re-parametrised."
+        )
+        parts.append(_text(20, 48, note, MUTED))
+        y += 12
         for block, height in _blocks(found, found.vectors, y):
             parts.append(block)
             y += height
@@ -129,6 +136,11 @@ class _Grid:
             if g not in self.ends:
                 row, height = self.roles.index(group.role), 1
             parts.append(self._cell(column, row, y, (colour(value), tip), height))
+            if self.cell >= _WRITTEN and math.isfinite(value):
+                middle = _LEFT + (column + 0.5) * self.cell
+                at = y + 12 + (row + height / 2) * _ROW
+                ink = "#ffffff" if _dark(colour(value)) else INK
+                parts.append(_text(middle, at, f"{value:.1%}", ink, middle=True))
         for r, (label, cells) in enumerate(extra, len(self.roles)):
             parts.append(_text(20, y + 21 + r * _ROW, label, MUTED))
             parts += [self._cell(self.first + at, r, y, cell) for at, cell in cells.items()]
@@ -155,8 +167,9 @@ def _gauge_rows(found: Diagnosis, k: int) -> Iterator[tuple[str, dict[int, tuple
         return
     for pair, change in found.gauge.change.items():
         cells = {}
-        for layer, (factors, products) in zip(found.gauge.layers, change[:, k], strict=True):
-            hit = factors >= REWRITTEN and factors > HIDDEN * products
+        for i, layer in enumerate(found.gauge.layers):
+            factors, products = change[i, k]
+            hit = hidden(change[i, k])
             tip = f"layer {layer}, {_PAIRS[pair]}: factors {factors:.1%}, products {products:.1%}"
             cells[layer] = (SINGLE if hit else PAPER, tip + (", re-parametrised" if hit else ""))
         yield f"gauge {_PAIRS[pair]}", cells
@@ -177,7 +190,7 @@ def _cosines(vectors: Vectors, y: float) -> tuple[str, float]:
             tip = f"{printable(name)}, {printable(vectors.names[j])}: {value:.3f}"
             x, top = _LEFT + j * cell, y + 8 + i * 24
             parts.append(_cell((x, top, cell, 24), fill, tip))
-            ink = "#ffffff" if abs(value) > 0.6 else INK
+            ink = "#ffffff" if _dark(fill) else INK
             parts.append(_text(x + cell / 2, top + 16, f"{value:.2f}", ink, middle=True))
     return "\n".join(parts), 24.0 * k + 40
 
@@ -205,6 +218,12 @@ def _text(
         f'<text x="{x:.1f}" y="{y:.1f}" fill="{fill}" font-size="{size}" font-weight="{weight}"'
         f"{anchor}>{html.escape(printable(text))}</text>"
     )
+
+
+def _dark(colour: str) -> bool:
+    """Whether white is easier to read on it than ink."""
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return 0.3 * red + 0.6 * green + 0.1 * blue < 150
 
 
 def _mix(a: str, b: str, at: float) -> str:
