@@ -29,7 +29,7 @@ from evomerge.experts import ExpertPool
 from evomerge.materialize import Merger, check_recipe, rows
 from evomerge.mergekit import to_mergekit
 from evomerge.methods.rounding import NARROW
-from evomerge.realised import Realised
+from evomerge.realised import Realised, sample
 from evomerge.recipe import ModelRef, Recipe
 
 if TYPE_CHECKING:
@@ -365,7 +365,9 @@ def _write_shard(
                 if merger.pool.base and tensor.dtype in NARROW:
                     exact = torch.empty(item.shape, dtype=torch.float32)
                     merger.merge_tensor(item.name, coefficients[item.name], exact)
-                    realised.add(merger.pool.base.tensor(item.name), exact, tensor)
+                    base = merger.pool.base.tensor(item.name)
+                    (b, count), (e, _), (c, _) = map(sample, (base, exact, tensor))
+                    realised.add(b, e, c, count)
                 merger.forget(item.name)
             else:
                 tensor = merger.pool.anchor.tensor(item.name)

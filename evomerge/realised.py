@@ -14,7 +14,9 @@ import torch
 STEP = 0.05
 """A realised share that is further from 1 than this is worth a word. Of bfloat16 weights it stays
 nearer where an expert moved its weights by 5% or more (docs/doctor.md)."""
-_CHUNK = 1 << 18
+_SAMPLE = 1 << 15
+"""Entries taken per tensor at most, evenly spread: with a hundred tensors the realised share is
+known to better than 0.01, and an export takes no longer for it."""
 
 
 @dataclasses.dataclass
@@ -31,22 +33,23 @@ class Realised:
     got: float = 0.0
     missed: float = 0.0
 
-    def add(self, base: torch.Tensor, exact: torch.Tensor, cast: torch.Tensor) -> None:
-        """Adds one tensor (or a sample of its entries).
+    def add(
+        self, base: torch.Tensor, exact: torch.Tensor, cast: torch.Tensor, count: float = 1.0
+    ) -> None:
+        """Adds entries of one tensor.
 
         Args:
-            base: Any shape and floating dtype.
-            exact: float32 of the same shape, the merge before it was rounded.
-            cast: The same, rounded to any dtype.
+            base: (n,) of any floating dtype.
+            exact: (n,) of float32, the merge before it was rounded.
+            cast: (n,) the same, rounded to any dtype.
+            count: How many entries of the tensor each of these stands for.
         """
-        flats = [t.reshape(-1) for t in (base, exact, cast)]
-        for start in range(0, flats[0].numel(), _CHUNK):
-            b, e, c = (f[start : start + _CHUNK].double() for f in flats)
-            step, error = e - b, c - e
-            wanted = float(step @ step)
-            self.wanted += wanted
-            self.got += wanted + float(error @ step)
-            self.missed += float(error @ error)
+        b, e, c = (t.double() for t in (base, exact, cast))
+        step, error = e - b, c - e
+        wanted = float(step @ step)
+        self.wanted += count * wanted
+        self.got += count * (wanted + float(error @ step))
+        self.missed += count * float(error @ error)
 
     @property
     def share(self) -> float | None:
@@ -72,3 +75,10 @@ class Realised:
                 "float32, or search with space.fixed.rounding=dither."
             )
         return text
+
+
+def sample(tensor: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """Evenly spread entries of a tensor, (n,), and how many of its entries each stands for."""
+    flat = tensor.reshape(-1)
+    entries = flat[:: max(1, -(-flat.numel() // _SAMPLE))].contiguous()
+    return entries, flat.numel() / max(1, entries.numel())

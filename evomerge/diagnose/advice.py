@@ -90,7 +90,7 @@ def advise(vectors: Vectors, kept: Sequence[int], *, rounded: bool) -> Advice:
         )
     )
     if rounded:
-        overrides.append("+space.fixed.rounding=dither")
+        overrides.append("space.fixed.rounding=dither")
     return Advice("task_arithmetic", "global", tuple(overrides), tuple(reasons), tuple(then))
 
 

@@ -12,7 +12,6 @@ from evomerge.diagnose.compatibility import same_as_base
 from evomerge.diagnose.finding import Finding
 from evomerge.diagnose.gauge import Gauge
 from evomerge.diagnose.vectors import Array, Vectors
-from evomerge.realised import STEP
 
 FOREIGN = 0.3
 """Cosine of an expert's matrices and the base's below which it did not start there. Independent
@@ -31,6 +30,9 @@ computes."""
 OUTLIER = 4.0
 """Times the median of the same role's groups (at least 4 of them) from which a layer group
 stands out. The zoo's stay within 1.6, random families' within 1.1 (docs/doctor.md)."""
+STEP = 0.05
+"""How far off a realised coefficient has to be: about what a search can tell apart. bfloat16
+weights stay nearer where the expert moved them by 2% or more (docs/doctor.md)."""
 UNEVEN = 4.0
 """Times the median of the other experts' task vectors from which one stands out."""
 FAR = 1.0
@@ -185,9 +187,9 @@ def _outliers(name: str, k: int, vectors: Vectors) -> Iterator[Finding]:
 
 
 def _rounded(name: str, realised: Array) -> Iterator[Finding]:
-    share = realised / np.array(LEVELS)
-    if np.nanmax(np.abs(share - 1), initial=0.0) > STEP:
-        worst = int(np.nanargmax(np.abs(share - 1)))
+    gap = np.abs(realised - np.array(LEVELS))
+    if np.nanmax(gap, initial=0.0) > STEP:
+        worst = int(np.nanargmax(gap))
         usual = LEVELS.index(0.4)
         shown = sorted({usual, worst})
         pairs = ", ".join(f"{LEVELS[i]:g} becomes {realised[i]:.2f}" for i in shown)

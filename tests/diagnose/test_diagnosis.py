@@ -329,7 +329,7 @@ def test_rounding_is_foretold(tmp_path: Path) -> None:
     assert finding.kind == "rounding"
     assert "rounding=dither" in finding.remedy
     assert found.advice is not None
-    assert "+space.fixed.rounding=dither" in found.advice.overrides
+    assert "space.fixed.rounding=dither" in found.advice.overrides
     assert found.realised is not None
     got = wanted = 0.0
     base, mine = (load_file(f[n] / "model.safetensors") for n in ("base", "expert_a"))
