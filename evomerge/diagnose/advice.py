@@ -70,7 +70,7 @@ def advise(vectors: Vectors, kept: Sequence[int], *, rounded: bool) -> Advice:
                 f"The task vectors mostly go their own ways (mean cosine {mean:.2f}): each can "
                 "have a coefficient near what it would have alone, and global coefficients go far."
             )
-        if "ties" in METHODS and mean < ALIKE:
+        if "ties" in METHODS and mean < ALIKE and n == len(vectors.names):
             then.append(
                 f"Signs disagree in {vectors.overall_conflict:.0%} of the entries that several "
                 "experts move: `ties` keeps the majority's sign there."

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from evomerge.diagnose import diagnose
 from evomerge.diagnose.gauge import Gauge, gauge
@@ -40,6 +41,27 @@ def test_rewritten_weights_are_exposed(arch: str, pair: str, kind: str, tmp_path
     assert found.change[other][:, 1] == pytest.approx(found.change[other][:, 0], rel=1e-6)
     assert not found.skipped
     assert found.layers == (0, 1, 2, 3)
+
+
+@pytest.mark.parametrize("arch", models.ARCHS)
+def test_merging_a_rewritten_expert_destroys_it(arch: str, tmp_path: Path) -> None:
+    """The damage at one half is larger than all that the expert brings there.
+
+    Of values and outputs: random models attend to everything alike, whatever their queries.
+    """
+    family = models.family(arch)
+    locked = variants.copy(family["expert_a"], tmp_path / "locked")
+    variants.rewrite(locked, arch, "VO", "turn")
+    base = load_file(family["base"] / "model.safetensors")
+    found = []
+    for expert in (family["expert_a"], locked):
+        mine = load_file(expert / "model.safetensors")
+        merged = variants.copy(family["base"], tmp_path / f"merged-{len(found)}")
+        variants.edit(merged, lambda t, m=mine: t.update({n: (base[n] + m[n]) / 2 for n in t}))
+        found.append(variants.logits(merged))
+    gain = float((found[0] - variants.logits(family["base"])).norm())
+    damage = float((found[1] - found[0]).norm())
+    assert damage > gain
 
 
 @pytest.mark.parametrize("arch", models.ARCHS)
