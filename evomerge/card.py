@@ -58,7 +58,9 @@ class ModelCard:
     license: str = ""
 
 
-def render_card(recipe: Recipe, card: ModelCard, name: str, mergekit_note: str = "") -> str:
+def render_card(
+    recipe: Recipe, card: ModelCard, name: str, mergekit_note: str = "", rounded: str = ""
+) -> str:
     """README.md of an export.
 
     Args:
@@ -66,6 +68,7 @@ def render_card(recipe: Recipe, card: ModelCard, name: str, mergekit_note: str =
         card: What else to say.
         name: The folder's name.
         mergekit_note: Why there is no ``mergekit.yaml``; empty where there is one.
+        rounded: What rounding left of the merge; empty where there is nothing to say.
 
     Returns:
         Markdown with YAML front matter.
@@ -76,6 +79,8 @@ def render_card(recipe: Recipe, card: ModelCard, name: str, mergekit_note: str =
     if card.text:
         parts.append(card.text.rstrip() + "\n")
     parts.append(_merge_section(recipe))
+    if rounded:
+        parts.append(rounded + "\n")
     if card.results:
         parts.append(_results_section(card))
     parts.append(_reproduce_section(card, mergekit_note))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from evomerge.adapter import open_expert
@@ -44,6 +45,20 @@ _FUNCTION_KEYS = (
     "rope_theta",
     "num_experts_per_tok",
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class Misfit:
+    """Why a model cannot be merged as it is.
+
+    Attributes:
+        kind: ``quantised``, ``architecture``, ``configuration``, ``tensors``, ``shape`` or
+            ``vocabulary``.
+        text: For the user.
+    """
+
+    kind: str
+    text: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,23 +133,28 @@ class ExpertPool:
         everyone = [*([origin] if origin else []), *opened]
         _check_distinct({c.name: str(c.folder) for c in everyone}, "folder")
         anchor = everyone[0]
-        for checkpoint in everyone:
-            _check_full_precision(checkpoint)
-        for other in everyone[1:]:
-            _check_fits(anchor, other)
+        alone = (quantised(checkpoint) for checkpoint in everyone)
+        pairs = (m for other in everyone[1:] for m in misfits(anchor, other))
+        for misfit in itertools.chain(alone, pairs):
+            if misfit:
+                raise CheckpointError(misfit.text)
         if audit:
             everyone = [c.audited() for c in everyone]
             _check_distinct({c.name: c.content for c in everyone}, "weights")
+        return cls.of(everyone[0] if origin else None, everyone[1 if origin else 0 :])
+
+    @classmethod
+    def of(cls, base: Checkpoint | None, experts: Sequence[Checkpoint]) -> ExpertPool:
+        """The pool of checkpoints that are known to fit."""
+        everyone = [*([base] if base else []), *experts]
         tensors = tuple(
             MergeTensor(t.name, t.shape, layer_of(t.name), role_of(t.name))
-            for t in anchor.tensors.values()
+            for t in everyone[0].tensors.values()
             if t.is_float
             and all(t.name in c.tensors for c in everyone)
-            and not _tied_head(anchor, t)  # one live tensor with the embedding: merged once
+            and not _tied_head(everyone[0], t)  # one live tensor with the embedding: merged once
         )
-        if origin:
-            return cls(everyone[0], tuple(everyone[1:]), tensors)
-        return cls(None, tuple(everyone), tensors)
+        return cls(base, tuple(experts), tensors)
 
     @property
     def anchor(self) -> Checkpoint:
@@ -197,14 +217,16 @@ def _check_distinct(values: Mapping[str, str], what: str) -> None:
         seen[value] = name
 
 
-def _check_full_precision(checkpoint: Checkpoint) -> None:
-    """Raises CheckpointError for quantised weights: their codes cannot be averaged."""
+def quantised(checkpoint: Checkpoint) -> Misfit | None:
+    """Why quantised weights cannot be merged (their codes cannot be averaged); None for others."""
     narrow = [t for t in checkpoint.tensors.values() if t.dtype.startswith(("F8", "F6", "F4"))]
-    if checkpoint.config.get("quantization_config") or narrow:
-        raise CheckpointError(
-            f"{checkpoint.name!r} is quantised; only full-precision weights (float32, bfloat16, "
-            "float16) can be merged. Merge the original models and quantise the result."
-        )
+    if not checkpoint.config.get("quantization_config") and not narrow:
+        return None
+    return Misfit(
+        "quantised",
+        f"{checkpoint.name!r} is quantised; only full-precision weights (float32, bfloat16, "
+        "float16) can be merged. Merge the original models and quantise the result.",
+    )
 
 
 def _tied_head(checkpoint: Checkpoint, tensor: TensorInfo) -> bool:
@@ -213,45 +235,48 @@ def _tied_head(checkpoint: Checkpoint, tensor: TensorInfo) -> bool:
     return tied and role_of(tensor.name) == "head" and len(tensor.shape) > 1
 
 
-def _check_fits(anchor: Checkpoint, other: Checkpoint) -> None:
-    """Raises CheckpointError unless both have one architecture and one vocabulary."""
+def misfits(anchor: Checkpoint, other: Checkpoint) -> Iterator[Misfit]:
+    """Every reason why two checkpoints are not of one architecture and one vocabulary."""
     pair = f"{anchor.name!r} and {other.name!r}"
     for key in _FUNCTION_KEYS:
         a, b = _setting(anchor, key), _setting(other, key)
         if a is not None and b is not None and a != b:
             what = "architectures" if key == "model_type" else "configurations"
-            raise CheckpointError(
+            yield Misfit(
+                "architecture" if key == "model_type" else "configuration",
                 f"{pair} have different {what}: {key} is {a!r} and {b!r}. Only models "
-                "fine-tuned from one base can be merged."
+                "fine-tuned from one base can be merged.",
             )
-    for mine, theirs, ours, them in (
-        (anchor, other, anchor.tensors, other.tensors),
-        (other, anchor, other.tensors, anchor.tensors),
-    ):
+    for mine, theirs in ((anchor, other), (other, anchor)):
         missing = [
-            n for n, t in ours.items() if n not in them and t.is_float and not _tied_head(mine, t)
+            n
+            for n, t in mine.tensors.items()
+            if n not in theirs.tensors and t.is_float and not _tied_head(mine, t)
         ]
         if missing:
-            raise CheckpointError(
+            yield Misfit(
+                "tensors",
                 f"{theirs.name!r} lacks {len(missing)} tensor(s) that {mine.name!r} has, the "
-                f"first is {missing[0]!r}. Only models of one architecture can be merged."
+                f"first is {missing[0]!r}. Only models of one architecture can be merged.",
             )
     for name, tensor in anchor.tensors.items():
         if name in other.tensors and other.tensors[name].shape != tensor.shape:
             vocab = role_of(name) in {"embedding", "head"}
-            raise CheckpointError(
+            yield Misfit(
+                "vocabulary" if vocab else "shape",
                 f"{pair} differ in the shape of {name!r}: {list(tensor.shape)} and "
                 f"{list(other.tensors[name].shape)}."
                 + (" Their vocabularies have different sizes." if vocab else "")
-                + " Only models of one shape can be merged."
+                + " Only models of one shape can be merged.",
             )
-    ours_vocab, their_vocab = vocabulary(anchor.folder), vocabulary(other.folder)
-    if ours_vocab is not None and their_vocab is not None and ours_vocab != their_vocab:
-        token = _first_difference(ours_vocab, their_vocab)
-        raise CheckpointError(
+    ours, theirs_vocab = vocabulary(anchor.folder), vocabulary(other.folder)
+    if ours is not None and theirs_vocab is not None and ours != theirs_vocab:
+        token = _first_difference(ours, theirs_vocab)
+        yield Misfit(
+            "vocabulary",
             f"{pair} have different vocabularies: token {token!r} has id "
-            f"{ours_vocab.get(token)} and {their_vocab.get(token)}. A merge would mix rows of "
-            "the embedding that mean different tokens."
+            f"{ours.get(token)} and {theirs_vocab.get(token)}. A merge would mix rows of "
+            "the embedding that mean different tokens.",
         )
 
 

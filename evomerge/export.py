@@ -18,7 +18,7 @@ import re
 import shutil
 import struct
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,8 @@ from evomerge.errors import CheckpointError, ConfigError, ExportError
 from evomerge.experts import ExpertPool
 from evomerge.materialize import Merger, check_recipe, rows
 from evomerge.mergekit import to_mergekit
+from evomerge.methods.rounding import NARROW
+from evomerge.realised import Realised, sample
 from evomerge.recipe import ModelRef, Recipe
 
 if TYPE_CHECKING:
@@ -90,6 +92,7 @@ def export(
     max_shard_size: int | str = "5GB",
     card: ModelCard | None = None,
     overwrite: bool = False,
+    on_rounded: Callable[[str], None] | None = None,
 ) -> Path:
     """Writes the merged checkpoint.
 
@@ -103,6 +106,8 @@ def export(
         max_shard_size: Bytes, or a text such as ``"5GB"``; a larger tensor gets its own shard.
         card: Results and text for the model card.
         overwrite: Whether to replace what ``out`` holds.
+        on_rounded: Called with a sentence on the realised coefficients where the merge of task
+            vectors was rounded to a dtype narrower than float32; the card has it too.
 
     Returns:
         ``out`` as an absolute path.
@@ -131,7 +136,13 @@ def export(
     try:
         with _folder(out, needed) as folder:
             merged = {i.name: i.dtype for i in items if i.merged}
-            _write_weights(folder, Merger(pool, recipe.method, recipe.fixed), recipe, items, limit)
+            merger = Merger(pool, recipe.method, recipe.fixed)
+            realised = _write_weights(folder, merger, recipe, items, limit)
+            rounded = realised.sentence(
+                _common_dtype(merged) or "narrow dtypes", str(merger.fixed["rounding"])
+            )
+            if rounded and on_rounded:
+                on_rounded(rounded)
             _write_config(folder, pool.anchor, dtype)
             for path in support:
                 _copy(path, folder / path.relative_to(pool.anchor.folder))
@@ -141,7 +152,7 @@ def export(
             except ConfigError as e:
                 note = str(e)
             _write(folder / "recipe.yaml", recipe.to_yaml())
-            _write(folder / "README.md", render_card(recipe, card, out.name, note))
+            _write(folder / "README.md", render_card(recipe, card, out.name, note, rounded))
     except ExportError:
         raise
     except OSError as e:
@@ -295,7 +306,7 @@ def _clean_dead(out: Path) -> None:
 
 def _write_weights(
     folder: Path, merger: Merger, recipe: Recipe, items: Sequence[_Item], limit: int
-) -> None:
+) -> Realised:
     shards: list[list[_Item]] = []
     used = 0
     for item in items:
@@ -305,11 +316,12 @@ def _write_weights(
         shards[-1].append(item)
         used += item.n_bytes
     coefficients = dict(rows(recipe))
+    realised = Realised()
     n = len(shards)
     names = [f"model-{i + 1:05d}-of-{n:05d}.safetensors" for i in range(n)]
     names = names if n > 1 else ["model.safetensors"]
     for name, shard in zip(names, shards, strict=True):
-        _write_shard(folder / name, merger, coefficients, shard)
+        _write_shard(folder / name, merger, coefficients, shard, realised)
     if n > 1:
         index = {
             "metadata": {"total_size": sum(i.n_bytes for i in items)},
@@ -318,6 +330,7 @@ def _write_weights(
             },
         }
         _write(folder / INDEX, json.dumps(index, indent=2, sort_keys=True) + "\n")
+    return realised
 
 
 def _write_shard(
@@ -325,6 +338,7 @@ def _write_shard(
     merger: Merger,
     coefficients: Mapping[str, Mapping[str, Sequence[float]]],
     items: Sequence[_Item],
+    realised: Realised,
 ) -> None:
     """One safetensors file, tensor by tensor: 8 bytes of header size, JSON header, raw data."""
     import torch
@@ -348,6 +362,12 @@ def _write_shard(
             if item.merged:
                 tensor = torch.empty(item.shape, dtype=dtypes[item.dtype])
                 merger.merge_tensor(item.name, coefficients[item.name], tensor)
+                if merger.pool.base and tensor.dtype in NARROW:
+                    exact = torch.empty(item.shape, dtype=torch.float32)
+                    merger.merge_tensor(item.name, coefficients[item.name], exact)
+                    base = merger.pool.base.tensor(item.name)
+                    (b, count), (e, _), (c, _) = map(sample, (base, exact, tensor))
+                    realised.add(b, e, c, count)
                 merger.forget(item.name)
             else:
                 tensor = merger.pool.anchor.tensor(item.name)

@@ -15,7 +15,8 @@ import torch
 
 from evomerge.errors import CheckpointError, ConfigError
 from evomerge.experts import ExpertPool
-from evomerge.methods import Basis, Sources, check_settings, method
+from evomerge.methods import Basis, Sources, check_settings, method, usual_settings
+from evomerge.methods.rounding import NARROW, dither_into
 from evomerge.placement import place
 from evomerge.recipe import Recipe, Scalar
 
@@ -48,7 +49,7 @@ class Merger:
         self.pool = pool
         self.method = method(name)
         check_settings(name, fixed, has_base=pool.base is not None, n_experts=len(pool.experts))
-        self.fixed: Mapping[str, Scalar] = {**self.method.fixed, **fixed}
+        self.fixed: Mapping[str, Scalar] = {**usual_settings(name), **fixed}
         self._device = torch.device(device)
         self._survey = self.method.survey(
             (self._sources(t.name) for t in pool.tensors), self.fixed
@@ -71,8 +72,16 @@ class Merger:
     def merge_tensor(
         self, tensor: str, coefficients: Mapping[str, Sequence[float]], out: torch.Tensor
     ) -> None:
-        """Writes one merged tensor into ``out`` (the tensor's shape; on this Merger's device)."""
-        self.method.combine(out, self._prepared(tensor), coefficients, self.fixed)
+        """Writes one merged tensor into ``out`` (the tensor's shape; on this Merger's device).
+
+        An ``out`` narrower than fp32 is rounded as the recipe says (``fixed.rounding``): to
+        nearest by the method itself, or dithered from an fp32 scratch of the tensor's size.
+        """
+        dithered = self.fixed["rounding"] == "dither" and out.dtype in NARROW
+        exact = torch.empty_like(out, dtype=torch.float32) if dithered else out
+        self.method.combine(exact, self._prepared(tensor), coefficients, self.fixed)
+        if dithered:
+            dither_into(out, exact, tensor)
 
     def forget(self, tensor: str) -> None:
         """Drops one tensor's prepared basis: an export visits every tensor once."""

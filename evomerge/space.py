@@ -18,7 +18,7 @@ import yaml
 from evomerge.errors import ConfigError, unknown_name
 from evomerge.experts import ExpertPool
 from evomerge.groups import GroupSpec, PlacedGroup, build_groups
-from evomerge.methods import Parameter, check_settings, method
+from evomerge.methods import Parameter, check_settings, method, usual_settings
 from evomerge.recipe import Matrix, ModelRef, Recipe, Scalar, Vector
 from evomerge.resources import resource_folder
 
@@ -190,7 +190,7 @@ class SearchSpace:
         """
         if recipe.groups != tuple(g.group for g in self.groups):
             recipe = recipe.with_groups(tuple(g.group for g in self.groups))
-        mine, usual = self.decode(self.start), method(self.method).fixed
+        mine, usual = self.decode(self.start), usual_settings(self.method)
         unlike = [
             what
             for what, same in (

@@ -20,6 +20,7 @@ from evomerge.choose import finalists, ranked
 from evomerge.errors import ConfigError, StudyError
 from evomerge.executors.base import Executor, Job
 from evomerge.experts import ExpertPool
+from evomerge.methods import EVERY_METHOD
 from evomerge.optimizers.base import Optimizer
 from evomerge.recipe import Recipe, Vector
 from evomerge.run import Run
@@ -315,7 +316,7 @@ def reference_recipes(
             space.recipe({}),
             method="task_arithmetic" if pool.base is not None else "linear",
             coefficients={"weight": np.tile(row, (len(space.groups), 1))},
-            fixed={},
+            fixed={k: v for k, v in space.fixed.items() if k in EVERY_METHOD},
         )
         same = recipe
         if space.method == "linear" and np.isclose(sum(row), 1.0):  # then both are the same model

@@ -15,6 +15,7 @@ import sys
 from collections import namedtuple
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -47,6 +48,41 @@ def left(folder: Path) -> list[str]:
 
 
 # ------------------------------------------------------------------------- what is written
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "dither"])
+def test_rounding_is_part_of_the_recipe(rounding: str, tmp_path: Path) -> None:
+    """What is exported is what was scored, and it says how much of the merge is realised."""
+    from transformers import AutoModelForCausalLM
+
+    folders = models.build_family(tmp_path / "near", dtype="bfloat16", noise=3e-4)
+    pool = ExpertPool.open(str(folders["base"]), {"a": str(folders["expert_a"])})
+    recipe = dataclasses.replace(random_recipe(pool), fixed={"rounding": rounding})
+    weights = np.full_like(recipe.coefficients["weight"], 0.4)
+    recipe = dataclasses.replace(recipe, coefficients={"weight": weights})
+    said: list[str] = []
+    out = export(recipe, tmp_path / "out", pool=pool, on_rounded=said.append)
+    live = LiveModel(pool, "cpu")
+    Merger(pool, recipe.method, recipe.fixed).merge(recipe, live.tensors)
+    got = AutoModelForCausalLM.from_pretrained(out, dtype="auto").state_dict()
+    for name, tensor in live.model.state_dict().items():
+        assert torch.equal(tensor, got[name]), name
+    (sentence,) = said
+    assert sentence.startswith(f"Rounded to bfloat16 ({rounding}): ")
+    share = float(sentence.split(": ")[1].split()[0])
+    assert (abs(share - 1) < 0.05) == (rounding == "dither")
+    assert ("space.fixed.rounding=dither" in sentence) == (rounding == "nearest")
+    card = (out / "README.md").read_text()
+    assert sentence in card
+    assert ("dither (fixed.rounding)" in card) == (rounding == "dither"), "no mergekit file"
+    assert (out / "mergekit.yaml").exists() == (rounding == "nearest")
+    assert Recipe.from_yaml((out / "recipe.yaml").read_text()).fixed == {"rounding": rounding}
+
+
+def test_wide_exports_have_nothing_to_say_of_rounding(recipe: Recipe, tmp_path: Path) -> None:
+    said: list[str] = []
+    export(recipe, tmp_path / "out", on_rounded=said.append)
+    assert said == []
 
 
 @pytest.mark.parametrize(("arch", "tie"), CASES)

@@ -118,6 +118,36 @@ def test_narrow_model_of_wide_experts_is_rounded_once(dtype: str, device: torch.
         assert (error <= 0.5001 * step * wide[name].double().abs() + 1e-7).all()
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_dithered_merges(dtype: str, device: torch.device) -> None:
+    """Unbiased where the model is narrow, the plain merge where it is not, exact at the ends."""
+    pool = open_family(dtype=dtype)
+    plain = random_recipe(pool)
+    recipe = dataclasses.replace(plain, fixed={"rounding": "dither"})
+    assert recipe.id != plain.id, "two roundings are two models"
+    merger = Merger(pool, recipe.method, recipe.fixed, device)
+    live = {t.name: torch.empty(t.shape, dtype=getattr(torch, dtype)).to(device)
+            for t in pool.tensors}  # fmt: skip
+    merger.merge(recipe, live)
+    wide = {name: torch.empty_like(t, dtype=torch.float32) for name, t in live.items()}
+    Merger(pool, plain.method, plain.fixed, device).merge(plain, wide)
+    entries = torch.cat([(live[n].double() - wide[n].double()).reshape(-1) for n in live])
+    nearest = torch.cat([
+        (wide[n].to(live[n].dtype).double() - wide[n].double()).reshape(-1) for n in live
+    ])  # fmt: skip
+    if dtype == "float32":
+        assert not entries.any()
+    else:
+        assert float(entries.norm()) > 1.2 * float(nearest.norm()), "it was dithered"
+        assert abs(float(entries.mean())) < 5 * float(entries.std()) / len(entries) ** 0.5
+    only = dataclasses.replace(
+        recipe, coefficients={"weight": np.tile([0.0, 1.0], (len(recipe.groups), 1))}
+    )
+    merger.merge(only, live)
+    for name, tensor in live.items():
+        assert torch.equal(tensor.cpu(), pool.experts[1].tensor(name)), "an expert stays itself"
+
+
 def test_auto_dtype_is_the_base_model_s(device: torch.device) -> None:
     pool = open_family(dtype="bfloat16")
     assert LiveModel(pool, device).model.dtype == torch.bfloat16
@@ -140,7 +170,9 @@ def test_experts_stay_mapped_and_untouched() -> None:
 def test_settings() -> None:
     with pytest.raises(UnknownNameError, match="task_arithmetic"):
         check_settings("task_aritmetic", {}, has_base=True, n_experts=2)
-    with pytest.raises(ConfigError, match=r"fixed.normalise: .*\['normalize'\]"):
+    with pytest.raises(UnknownNameError, match=r"rounding 'dithr'. Did you mean 'dither'"):
+        check_settings("linear", {"rounding": "dithr"}, has_base=False, n_experts=2)
+    with pytest.raises(ConfigError, match=r"fixed.normalise: .*\['normalize', 'rounding'\]"):
         check_settings("linear", {"normalise": True}, has_base=False, n_experts=2)
     with pytest.raises(ConfigError, match=r"needs models.base"):
         check_settings("task_arithmetic", {}, has_base=False, n_experts=2)

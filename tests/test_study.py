@@ -275,3 +275,17 @@ def test_experts_are_points_of_a_plain_weighted_sum_too(family) -> None:
     assert set(points) == {"expert a", "expert b", "uniform average"}
     weights = space.decode(points["expert b"]).coefficients["weight"]
     assert np.allclose(weights, [0, 1])
+
+
+def test_references_are_rounded_as_the_search_is(family) -> None:
+    """Whatever gain the search finds is the coefficients', not the rounding's."""
+    from evomerge.experts import ExpertPool
+    from evomerge.space import SearchSpace
+    from evomerge.study import reference_recipes
+
+    pool = ExpertPool.open(str(family["base"]), {n: str(family[f"expert_{n}"]) for n in "ab"})
+    for method in ("task_arithmetic", "linear"):
+        space = SearchSpace({"method": method, "fixed": {"rounding": "dither"}}, pool)
+        found = reference_recipes(space, pool)
+        assert all(r.fixed == {"rounding": "dither"} for _, r, _ in found)
+        assert any(x is not None for _, _, x in found), "still points of the space"

@@ -1,4 +1,4 @@
-"""The command line: ``evomerge search | report | export | merge | zoo | list | import``.
+"""The command line: ``evomerge search | report | export | merge | doctor | zoo | list | import``.
 
 * :mod:`~evomerge.cli.build`: configuration -> the objects of a study.
 * :mod:`~evomerge.cli.search`: ``evomerge search``, on Hydra.
@@ -24,7 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     bad job does not end the others of a sweep.
 
     Returns:
-        The exit code: 0, 2 for a user's mistake, 130 after Ctrl-C.
+        The exit code: 0, 2 for a user's mistake or models that cannot be merged, 130 after
+        Ctrl-C.
     """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let errors reach this function
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

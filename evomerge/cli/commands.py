@@ -20,6 +20,7 @@ COMMANDS = {
     "export": "write a trial of a run as a checkpoint",
     "merge": "write a recipe (or a mergekit YAML) as a checkpoint",
     "import": "turn a mergekit-evolve YAML into a search of ours",
+    "doctor": "tell whether models can be merged, what to expect and where to start",
     "zoo": "build the embedded default models and tasks",
     "list": "list methods, optimizers, spaces or tasks",
 }
@@ -51,6 +52,7 @@ def run(arguments: Sequence[str]) -> int:
         "export": _export,
         "merge": _merge,
         "import": _import,
+        "doctor": _doctor,
         "zoo": _zoo,
         "list": _list,
     }[first]
@@ -311,6 +313,20 @@ def _import(rest: list[str]) -> int:
     else:
         print(text, end="")
     return 0
+
+
+def _doctor(rest: list[str]) -> int:
+    parser = _parser("doctor", epilog="Exit code 0: all can be merged; 2: one cannot as it is.")
+    parser.add_argument(
+        "models", nargs="+", metavar="MODEL", help="experts: [NAME=]folder or hub id"
+    )
+    parser.add_argument("--base", required=True, help="the model that they were fine-tuned from")
+    parser.add_argument("--json", type=Path, help="write everything as JSON ('-': stdout)")
+    parser.add_argument("--picture", type=Path, metavar="FILE.svg", help="write one picture")
+    options = parser.parse_args(rest)
+    from evomerge.cli.doctor import doctor
+
+    return doctor(options)
 
 
 def _zoo(rest: list[str]) -> int:

@@ -29,8 +29,9 @@ def export_trial(folder: Path, spec: str, out: Path, options: dict[str, Any]) ->
     run = open_run(folder)
     trial = pick(run, spec)
     pool = pool_of(trial.recipe)
-    export(trial.recipe, out, pool=pool, card=_card(run, trial), **options)
     lines = [f"exported {trial.name} of {folder} to {out}"]
+    card = _card(run, trial)
+    export(trial.recipe, out, pool=pool, card=card, on_rounded=lines.append, **options)
     split, _ = _scored(run, trial)
     command = run.stock_command(split, out)
     if command:
@@ -69,8 +70,9 @@ def merge_file(path: Path, out: Path, options: dict[str, Any]) -> list[str]:
         recipe, notes = imported.recipe, imported.notes
         if options["dtype"] == "auto":
             options = {**options, "dtype": imported.dtype}
-    export(recipe, out, pool=pool_of(recipe), **options)
-    return [*(f"note: {n}" for n in notes), f"merged {path} into {shlex.quote(str(out))}"]
+    lines = [*(f"note: {n}" for n in notes), f"merged {path} into {shlex.quote(str(out))}"]
+    export(recipe, out, pool=pool_of(recipe), on_rounded=lines.append, **options)
+    return lines
 
 
 def _card(run: Run, trial: Trial) -> ModelCard:

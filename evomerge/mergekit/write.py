@@ -45,6 +45,10 @@ def to_mergekit(recipe: Recipe, dtype: str | None = None) -> str:
             f"mergekit computes {recipe.method!r} differently or not at all; only "
             f"{', '.join(METHODS)} are written for it."
         )
+    if recipe.fixed.get("rounding") == "dither" and dtype != "float32":
+        raise ConfigError(
+            "mergekit rounds to nearest, this recipe is rounded with a dither (fixed.rounding)."
+        )
     row = METHODS[recipe.method]
     fixed: dict[str, Scalar] = {**method(recipe.method).fixed, **recipe.fixed}
     _check_expressible(recipe, row, fixed)

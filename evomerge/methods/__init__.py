@@ -6,6 +6,7 @@
 * :mod:`~evomerge.methods.inner_products`: Gram matrices in float64, of tensors or their rows.
 * :mod:`~evomerge.methods.kernels`: in-place fp32-accumulated weighted sums.
 * :mod:`~evomerge.methods.parts`: walking tensors piece by piece.
+* :mod:`~evomerge.methods.rounding`: dithered rounding to bfloat16 and float16.
 
 * :mod:`~evomerge.methods.arcee_fusion`: an expert's most important changes.
 * :mod:`~evomerge.methods.karcher`: the mean on the sphere.
@@ -39,6 +40,7 @@ from evomerge.methods.nearswap import NearSwap
 from evomerge.methods.nuslerp import NuSlerp
 from evomerge.methods.passthrough import Passthrough
 from evomerge.methods.ram import Ram, RamPlus
+from evomerge.methods.rounding import ROUNDINGS
 from evomerge.methods.sce import Sce
 from evomerge.methods.slerp import Slerp
 from evomerge.methods.task_arithmetic import TaskArithmetic
@@ -60,7 +62,11 @@ _ALL: tuple[MergeMethod, ...] = (
 )
 METHODS: dict[str, MergeMethod] = {m.name: m for m in _ALL}
 
+EVERY_METHOD: dict[str, Scalar] = {"rounding": "nearest"}
+"""Fixed settings that every method has, carried out by whoever writes the merged tensor."""
+
 __all__ = [
+    "EVERY_METHOD",
     "METHODS",
     "Basis",
     "MergeMethod",
@@ -69,6 +75,7 @@ __all__ = [
     "check_settings",
     "experts_taken",
     "method",
+    "usual_settings",
 ]
 
 
@@ -82,6 +89,11 @@ def method(name: str) -> MergeMethod:
         return METHODS[name]
     except KeyError:
         raise unknown_name("merge method", name, METHODS) from None
+
+
+def usual_settings(name: str) -> dict[str, Scalar]:
+    """Every fixed setting of a method and its default."""
+    return {**EVERY_METHOD, **method(name).fixed}
 
 
 def check_settings(
@@ -100,14 +112,15 @@ def check_settings(
         ConfigError: An unknown setting, no base where one is needed, or too few or too many
             experts.
     """
-    chosen = method(name)
+    chosen, known = method(name), usual_settings(name)
     for key in fixed:
-        if key not in chosen.fixed:
+        if key not in known:
             raise ConfigError(
-                f"fixed.{key}: merge method {name!r} has no such setting; it has "
-                f"{sorted(chosen.fixed) or 'none'}."
+                f"fixed.{key}: merge method {name!r} has no such setting; it has {sorted(known)}."
             )
-    on_task_vectors = bool({**chosen.fixed, **fixed}.get("task_vectors", chosen.needs_base))
+    if fixed.get("rounding", "nearest") not in ROUNDINGS:
+        raise unknown_name("value of fixed.rounding", str(fixed["rounding"]), ROUNDINGS)
+    on_task_vectors = bool({**known, **fixed}.get("task_vectors", chosen.needs_base))
     if on_task_vectors and not has_base:
         raise ConfigError(
             f"merge method {name!r} works on task vectors and needs models.base; give one, or "

@@ -1,0 +1,109 @@
+"""Which merge method and search space to start from, and why."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from evomerge.diagnose.vectors import Vectors
+from evomerge.methods import METHODS
+
+ALIKE = 0.5
+"""Mean cosine from which task vectors count as one direction: half of each one's length along
+the others, so that the sum at 1/K each keeps it and the sum at 1 each triples it (K = 3)."""
+AGAINST = -0.1
+"""Mean cosine below which experts undo each other; unrelated task vectors of a million entries
+have 0 +- 0.001."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Advice:
+    """Where to start.
+
+    Attributes:
+        method: A key of METHODS.
+        space: A search space to begin with.
+        overrides: More settings for the command line.
+        reasons: What in the numbers speaks for it, one sentence each.
+        then: What to try next, one sentence each.
+    """
+
+    method: str
+    space: str
+    overrides: tuple[str, ...]
+    reasons: tuple[str, ...]
+    then: tuple[str, ...]
+
+
+def advise(vectors: Vectors, kept: Sequence[int], *, rounded: bool) -> Advice:
+    """Advice for the experts ``kept`` (columns of ``vectors``).
+
+    Args:
+        vectors: The statistics.
+        kept: At least one column.
+        rounded: Whether rounding turns coefficients into steps.
+    """
+    n = len(kept)
+    reasons, then, overrides = [], [], []
+    if n == 1:
+        reasons.append(
+            "One expert: the search is for how far to go from the base towards it, and beyond."
+        )
+    else:
+        pairs = vectors.cosines[np.ix_(kept, kept)][~np.eye(n, dtype=bool)]
+        mean = float(pairs.mean())
+        if mean >= ALIKE:
+            reasons.append(
+                f"The task vectors point the same way (mean cosine {mean:.2f}): coefficients that "
+                f"add up to about 1 keep the common part once; far above, it is counted {n} times."
+            )
+        elif mean <= AGAINST:
+            reasons.append(
+                f"The task vectors pull against each other (mean cosine {mean:.2f}): one expert's "
+                "gain is another's loss, so look at the whole trade-off."
+            )
+            overrides.append("optimizer=nsga2")
+        else:
+            reasons.append(
+                f"The task vectors mostly go their own ways (mean cosine {mean:.2f}): each can "
+                "have a coefficient near what it would have alone, and global coefficients go far."
+            )
+        if "ties" in METHODS and mean < ALIKE and n == len(vectors.names):
+            then.append(
+                f"Signs disagree in {vectors.overall_conflict:.0%} of the entries that several "
+                "experts move: `ties` keeps the majority's sign there."
+            )
+    reasons.append(
+        "One coefficient per expert finds its optimum in a few dozen trials; with 60 it beat "
+        "finer spaces where we measured (docs/zoo.md)."
+    )
+    spread = _spread(vectors, kept)
+    finer = "blockwise" if len(vectors.groups) and spread < 2 else "layerwise"
+    then.append(
+        f"Then `{finer}`, warm-started from the first run"
+        + (
+            f": layers moved by amounts that differ {spread:.1f} times."
+            if finer == "layerwise"
+            else "."
+        )
+    )
+    if rounded:
+        overrides.append("space.fixed.rounding=dither")
+    return Advice("task_arithmetic", "global", tuple(overrides), tuple(reasons), tuple(then))
+
+
+def _spread(vectors: Vectors, kept: Sequence[int]) -> float:
+    """Largest by smallest relative norm among layer groups of one role, the median expert's."""
+    spreads = []
+    for k in kept:
+        worst = 1.0
+        for role in {g.role for g in vectors.groups}:
+            rows = [g for g, group in enumerate(vectors.groups) if group.role == role]
+            values = vectors.relative[rows, k]
+            values = values[np.isfinite(values) & (values > 0)]
+            if len(values) > 1 and role != "norm":
+                worst = max(worst, float(values.max() / values.min()))
+        spreads.append(worst)
+    return float(np.median(spreads))
