@@ -17,6 +17,10 @@ AGAINST = -0.1
 """Mean cosine below which experts undo each other; unrelated task vectors of a million entries
 have 0 +- 0.001."""
 
+UNLIKE = 2.0
+"""Largest by smallest movement among the layers of a role from which they are searched one by
+one. The zoo's median expert has 1.4."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Advice:
@@ -45,53 +49,58 @@ def advise(vectors: Vectors, kept: Sequence[int], *, rounded: bool) -> Advice:
         kept: At least one column.
         rounded: Whether rounding turns coefficients into steps.
     """
-    n = len(kept)
-    reasons, then, overrides = [], [], []
-    if n == 1:
-        reasons.append(
-            "One expert: the search is for how far to go from the base towards it, and beyond."
+    reasons, then, overrides = [_angles(vectors, kept)], [], []
+    mean = _mean_cosine(vectors, kept)
+    if mean <= AGAINST:
+        overrides.append("optimizer=nsga2")
+    if "ties" in METHODS and 1 < len(kept) == len(vectors.names) and mean < ALIKE:
+        then.append(
+            f"Signs disagree in {vectors.overall_conflict:.0%} of the entries that several "
+            "experts move: `ties` keeps the majority's sign there."
         )
-    else:
-        pairs = vectors.cosines[np.ix_(kept, kept)][~np.eye(n, dtype=bool)]
-        mean = float(pairs.mean())
-        if mean >= ALIKE:
-            reasons.append(
-                f"The task vectors point the same way (mean cosine {mean:.2f}): coefficients that "
-                f"add up to about 1 keep the common part once; far above, it is counted {n} times."
-            )
-        elif mean <= AGAINST:
-            reasons.append(
-                f"The task vectors pull against each other (mean cosine {mean:.2f}): one expert's "
-                "gain is another's loss, so look at the whole trade-off."
-            )
-            overrides.append("optimizer=nsga2")
-        else:
-            reasons.append(
-                f"The task vectors mostly go their own ways (mean cosine {mean:.2f}): each can "
-                "have a coefficient near what it would have alone, and global coefficients go far."
-            )
-        if "ties" in METHODS and mean < ALIKE and n == len(vectors.names):
-            then.append(
-                f"Signs disagree in {vectors.overall_conflict:.0%} of the entries that several "
-                "experts move: `ties` keeps the majority's sign there."
-            )
     reasons.append(
         "One coefficient per expert finds its optimum in a few dozen trials; with 60 it beat "
         "finer spaces where we measured (docs/zoo.md)."
     )
     spread = _spread(vectors, kept)
-    finer = "blockwise" if len(vectors.groups) and spread < 2 else "layerwise"
-    then.append(
-        f"Then `{finer}`, warm-started from the first run"
-        + (
-            f": layers moved by amounts that differ {spread:.1f} times."
-            if finer == "layerwise"
-            else "."
+    if spread < UNLIKE:
+        then.append("Then `blockwise`, warm-started from the first run.")
+    else:
+        then.append(
+            "Then `layerwise`, warm-started from the first run: some layers moved "
+            f"{spread:.1f} times as far as others of their role."
         )
-    )
     if rounded:
         overrides.append("space.fixed.rounding=dither")
     return Advice("task_arithmetic", "global", tuple(overrides), tuple(reasons), tuple(then))
+
+
+def _mean_cosine(vectors: Vectors, kept: Sequence[int]) -> float:
+    """Over the pairs of experts; 0 where there is one expert alone."""
+    n = len(kept)
+    pairs = vectors.cosines[np.ix_(kept, kept)][~np.eye(n, dtype=bool)]
+    return float(pairs.mean()) if n > 1 else 0.0
+
+
+def _angles(vectors: Vectors, kept: Sequence[int]) -> str:
+    """What the angles between the task vectors mean for the coefficients."""
+    n, mean = len(kept), _mean_cosine(vectors, kept)
+    if n == 1:
+        return "One expert: the search is for how far to go from the base towards it, and beyond."
+    if mean >= ALIKE:
+        return (
+            f"The task vectors point the same way (mean cosine {mean:.2f}): coefficients that "
+            f"add up to about 1 keep the common part once; far above, it is counted {n} times."
+        )
+    if mean <= AGAINST:
+        return (
+            f"The task vectors pull against each other (mean cosine {mean:.2f}): one expert's "
+            "gain is another's loss, so look at the whole trade-off."
+        )
+    return (
+        f"The task vectors mostly go their own ways (mean cosine {mean:.2f}): each can have a "
+        "coefficient near what it would have alone, and global coefficients go far."
+    )
 
 
 def _spread(vectors: Vectors, kept: Sequence[int]) -> float:

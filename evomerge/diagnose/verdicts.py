@@ -25,7 +25,7 @@ HIDDEN = 1.5
 """How many times larger the factors' change is than that of their products. Changes that are
 learned, one factor not knowing of the other, give 1 or less: the product's relative change is
 sqrt(a^2 + b^2) for factors changed by a and b, which is at least that of both together (the zoo:
-0.62 to 0.75). Above 1.5, more than half of the squared change is invisible in what the layer
+0.62 to 0.76). Above 1.5, more than half of the squared change is invisible in what the layer
 computes."""
 OUTLIER = 4.0
 """Times the median of the same role's groups (at least 4 of them) from which a layer group

@@ -8,7 +8,8 @@ Every function works on a live run too: it shows what is there.
 * :func:`to_json`, :func:`write_json`: plain data.
 
 The rooms: ``data`` (plain data, names made safe, files replaced in one step), ``tables`` (what the
-tables say, and how they look in a terminal), ``figures`` (plotly and matplotlib), ``page`` (HTML).
+tables say, and how they look in a terminal), ``figures`` (plotly and matplotlib), ``page`` (HTML);
+``doctor`` and ``doctor_picture`` show a diagnosis.
 """
 
 from evomerge.report.data import to_json, write_json

@@ -32,7 +32,7 @@ def show_diagnosis(found: Diagnosis, console: Console | None = None) -> None:
     from rich.text import Text
 
     console = console or Console()
-    console.print(Text(printable(found.headline), style="bold"))
+    console.print(Text(printable(found.headline), style="bold"), soft_wrap=True)
     console.print()
     for name in ("base", *found.experts):
         _show_model(found, name, console)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import math
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from evomerge.report.data import printable
 from evomerge.report.figures import FONT, INK, MERGED, MUTED, PAPER, SINGLE
 
 _LEFT, _TOP, _ROW, _SPAN = 150, 64, 18, 720
+_LETTERS = 90
+"""Of the headline, in one line."""
 _WRITTEN = 44
 """Pixels that a cell needs to have its number written into it."""
 _PAIRS = {"QK": "query-key", "VO": "value-output"}
@@ -44,8 +47,9 @@ def write_picture(found: Diagnosis, path: Path) -> None:
 
 def svg(found: Diagnosis) -> str:
     """The picture as text."""
-    parts = [_text(20, 30, found.headline, size=17, weight=600)]
-    y = float(_TOP)
+    lines = textwrap.wrap(printable(found.headline), _LETTERS) or [""]
+    parts = [_text(20, 30 + 22 * i, t, size=17, weight=600) for i, t in enumerate(lines)]
+    y = _TOP + 22.0 * (len(lines) - 1)
     if found.vectors is None:
         for finding in found.findings:
             parts.append(_text(20, y, f"{finding.model}: {finding.kind}", MUTED))
@@ -54,7 +58,7 @@ def svg(found: Diagnosis) -> str:
         note = (
             "Darker: further from the base, on a log scale. Gauge rows, orange: re-parametrised."
         )
-        parts.append(_text(20, 48, note, MUTED))
+        parts.append(_text(20, y - 16, note, MUTED))
         y += 12
         for block, height in _blocks(found, found.vectors, y):
             parts.append(block)

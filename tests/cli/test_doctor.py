@@ -65,6 +65,9 @@ def test_a_set_with_a_foreign_and_a_locked_model(family, tmp_path: Path, capsys)
     assert "expert_b can be merged" in text
     assert "re-parametrised: locked." in text
     tips = (tmp_path / "p.svg").read_text()
+    heading = [t.text for t in ET.fromstring(tips).iter() if t.get("font-size") == "17"]
+    assert len(heading) == 2, "a long headline is broken into lines"
+    assert " ".join(heading) == lines[0]
     assert tips.count(", re-parametrised</title>") == 4, "value-output of four layers"
 
 
