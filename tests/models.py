@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 ARCHS = (
-    "llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "phi", "phi3", "gpt2", "gpt_neox",
+    "llama", "qwen2", "gpt2", "mistral", "qwen3", "gemma2", "gemma3", "phi", "phi3", "gpt_neox",
     "mixtral", "qwen2_moe", "qwen3_moe", "t5",
 )  # fmt: skip
 VOCAB = 300

@@ -16,7 +16,7 @@ from evomerge.experts import ExpertPool
 from tests import models
 from tests.diagnose import variants
 
-CASES = [(a, p, k) for a in models.ARCHS for p in ("VO", "QK") for k in ("scale", "turn")]
+CASES = [(a, p, k) for a in variants.REWRITABLE for p in ("VO", "QK") for k in ("scale", "turn")]
 
 
 def checked(base: Path, *experts: Path) -> Gauge:
@@ -43,7 +43,7 @@ def test_rewritten_weights_are_exposed(arch: str, pair: str, kind: str, tmp_path
     assert found.layers == (0, 1, 2, 3)
 
 
-@pytest.mark.parametrize("arch", models.ARCHS)
+@pytest.mark.parametrize("arch", variants.REWRITABLE)
 def test_merging_a_rewritten_expert_destroys_it(arch: str, tmp_path: Path) -> None:
     """The damage at one half is larger than all that the expert brings there.
 
@@ -64,7 +64,7 @@ def test_merging_a_rewritten_expert_destroys_it(arch: str, tmp_path: Path) -> No
     assert damage > gain
 
 
-@pytest.mark.parametrize("arch", models.ARCHS)
+@pytest.mark.parametrize("arch", variants.REWRITABLE)
 def test_random_changes_are_seen_in_the_products(arch: str) -> None:
     """Theory: a relative change a of one factor and b of the other gives sqrt(a^2 + b^2)."""
     found = checked(models.family(arch)["base"], models.family(arch)["expert_a"])

@@ -55,12 +55,16 @@ def edit_config(folder: Path, **changes: Any) -> Path:
     return folder
 
 
+REWRITABLE = ("llama", "mistral", "qwen2", "gemma2", "gpt2", "mixtral", "qwen2_moe")
+"""Whose attention :func:`rewrite` knows whole: no norms on queries, full rotary positions."""
+
+
 def rewrite(folder: Path, arch: str, pair: str, kind: str, seed: int = 0) -> Path:
     """Transforms VO or QK factors of every layer so that the outputs stay what they are.
 
     Args:
         folder: The checkpoint, changed in place.
-        arch: ``llama``, ``qwen2`` or ``gpt2``.
+        arch: One of :data:`REWRITABLE`.
         pair: ``VO`` or ``QK``.
         kind: ``scale`` (by 1/8 or 8 per head) or ``turn`` (any invertible matrix; for rotary
             queries and keys a turn and scaling of each rotated pair).
