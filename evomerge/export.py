@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge.card import ModelCard, render_card
-from evomerge.checkpoint import INDEX, Checkpoint
+from evomerge.checkpoint import INDEX, Checkpoint, cache_folder
 from evomerge.errors import CheckpointError, ConfigError, ExportError
 from evomerge.experts import ExpertPool
 from evomerge.materialize import Merger, check_recipe, rows
@@ -136,7 +136,7 @@ def export(
     try:
         with _folder(out, needed) as folder:
             merged = {i.name: i.dtype for i in items if i.merged}
-            merger = Merger(pool, recipe.method, recipe.fixed)
+            merger = Merger(pool, recipe.method, recipe.fixed, cache=cache_folder(), keep=False)
             realised = _write_weights(folder, merger, recipe, items, limit)
             rounded = realised.sentence(
                 _common_dtype(merged) or "narrow dtypes", str(merger.fixed["rounding"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +19,7 @@ from evomerge.experts import ExpertPool
 from evomerge.methods import Basis, Sources, check_settings, method, usual_settings
 from evomerge.methods.rounding import NARROW, dither_into
 from evomerge.placement import place
+from evomerge.prepared import PreparedCache
 from evomerge.recipe import Recipe, Scalar
 
 if TYPE_CHECKING:
@@ -32,6 +34,9 @@ class Merger:
         name: Merge method.
         fixed: Its settings that are not searched.
         device: Where the basis lies. On the CPU it stays in the mapped files.
+        cache: Folder where what is prepared is found, and kept for other workers and the next
+            search (:mod:`evomerge.prepared`); None: in this Merger's memory only.
+        keep: Whether what is not there yet is kept.
 
     Raises:
         UnknownNameError: No such method.
@@ -45,25 +50,42 @@ class Merger:
         name: str,
         fixed: Mapping[str, Scalar],
         device: torch.device | str = "cpu",
+        cache: Path | None = None,
+        *,
+        keep: bool = True,
     ) -> None:
         self.pool = pool
         self.method = method(name)
         check_settings(name, fixed, has_base=pool.base is not None, n_experts=len(pool.experts))
         self.fixed: Mapping[str, Scalar] = {**usual_settings(name), **fixed}
         self._device = torch.device(device)
-        self._survey = self.method.survey(
-            (self._sources(t.name) for t in pool.tensors), self.fixed
-        )
+        self._cache = None
+        if cache is not None:
+            everyone = [pool.base.content if pool.base else "", *(e.content for e in pool.experts)]
+            self._cache = PreparedCache(cache, everyone, name, self.fixed, write=keep)
+        self._survey = self._cache.survey(self._surveyed) if self._cache else self._surveyed()
         self._basis: dict[str, Basis] = {}
 
     def _sources(self, tensor: str) -> Sources:
         base, experts = self.pool.sources(tensor)
         return Sources(tensor, base, experts, tuple(e.content for e in self.pool.experts))
 
+    def _surveyed(self) -> Any:
+        return self.method.survey((self._sources(t.name) for t in self.pool.tensors), self.fixed)
+
     def _prepared(self, tensor: str) -> Basis:
         basis = self._basis.get(tensor)
         if basis is None:
-            basis = self.method.prepare(self._sources(tensor), self._survey, self.fixed)
+            sources = self._sources(tensor)
+
+            def make() -> Basis:
+                return self.method.prepare(sources, self._survey, self.fixed)
+
+            if self._cache:
+                models = [*([] if sources.base is None else [sources.base]), *sources.experts]
+                basis = self._cache.basis(tensor, models, make)
+            else:
+                basis = make()
             moved = tuple(b.to(self._device) for b in basis.tensors)
             basis = dataclasses.replace(basis, tensors=moved)
             self._basis[tensor] = basis

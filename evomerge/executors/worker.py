@@ -94,11 +94,14 @@ class Worker:
         return dataclasses.replace(scores, seconds=seconds)
 
     def _merge(self, recipe: Recipe) -> None:
+        from evomerge.checkpoint import cache_folder
         from evomerge.materialize import Merger, check_recipe
 
         key = (recipe.method, repr(sorted(recipe.fixed.items())))
         check_recipe(recipe, self._spec.pool)
         if key not in self._mergers:  # one at a time: on a GPU each holds a copy of the experts
-            merger = Merger(self._spec.pool, recipe.method, recipe.fixed, self._live.device)
+            merger = Merger(
+                self._spec.pool, recipe.method, recipe.fixed, self._live.device, cache_folder()
+            )
             self._mergers = {key: merger}
         self._mergers[key].merge(recipe, self._live.tensors)
