@@ -2,9 +2,14 @@
 
 * :mod:`~evomerge.methods.base`: the protocol (survey, prepare, combine).
 * :mod:`~evomerge.methods.counter`: uniform numbers as a function of (key, offset).
-* :mod:`~evomerge.methods.kernels`: in-place fp32-accumulated weighted sums.
+* :mod:`~evomerge.methods.compiled`: elementwise functions, compiled in the background.
+* :mod:`~evomerge.methods.kernels`: in-place combination, accumulated in fp32.
 * :mod:`~evomerge.methods.linear`: weighted average of models.
 * :mod:`~evomerge.methods.task_arithmetic`: base plus scaled task vectors.
+* :mod:`~evomerge.methods.sparse`: merges of pruned task vectors, on
+  :mod:`~evomerge.methods.ranks` and :mod:`~evomerge.methods.sparse_kernel`:
+  :mod:`~evomerge.methods.ties`, :mod:`~evomerge.methods.dare`, :mod:`~evomerge.methods.della`,
+  :mod:`~evomerge.methods.breadcrumbs`.
 
 To add one: write the file, add a line below, add ``search_spaces/<name>.yaml``; the contract suite
 in ``tests/methods`` finds it here.
@@ -16,10 +21,25 @@ from collections.abc import Mapping
 
 from evomerge.errors import ConfigError, unknown_name
 from evomerge.methods.base import Basis, MergeMethod, Parameter, Scalar, Sources
+from evomerge.methods.breadcrumbs import BREADCRUMBS, BREADCRUMBS_TIES
+from evomerge.methods.dare import DARE_LINEAR, DARE_TIES
+from evomerge.methods.della import DELLA, DELLA_LINEAR
 from evomerge.methods.linear import Linear
 from evomerge.methods.task_arithmetic import TaskArithmetic
+from evomerge.methods.ties import TIES
 
-METHODS: dict[str, MergeMethod] = {m.name: m for m in (Linear(), TaskArithmetic())}
+_ALL: tuple[MergeMethod, ...] = (
+    Linear(),
+    TaskArithmetic(),
+    TIES,
+    DARE_LINEAR,
+    DARE_TIES,
+    DELLA,
+    DELLA_LINEAR,
+    BREADCRUMBS,
+    BREADCRUMBS_TIES,
+)
+METHODS: dict[str, MergeMethod] = {m.name: m for m in _ALL}
 
 __all__ = ["METHODS", "Basis", "MergeMethod", "Parameter", "Sources", "check_settings", "method"]
 
