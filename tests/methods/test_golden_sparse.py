@@ -33,4 +33,5 @@ def test_equals_mergekit(name: str, i: int, device: torch.device) -> None:
     out = torch.empty_like(base)
     chosen.combine(out, basis, case["coefficients"], fixed)
     expected = FILE.get_tensor(f"{name}.{i}").to(device)
-    assert torch.allclose(out, expected, rtol=1e-6, atol=1e-7)
+    # Where base and task vector cancel, fp32 is as good as the tensor's size, not the entry's.
+    assert torch.allclose(out, expected, rtol=1e-6, atol=1e-7 * float(expected.abs().max()))
