@@ -19,6 +19,8 @@ from typing import Any
 
 import torch
 
+from evomerge.methods.lanes import Fused, Lanes
+
 _log = logging.getLogger(__name__)
 
 COMPILE_AFTER = float(1 << 32)
@@ -27,11 +29,8 @@ COMPILE_AFTER = float(1 << 32)
 SMALLEST = 1 << 14
 """Tensors with fewer entries are never worth a compiled call."""
 
-Spare = Callable[[torch.dtype], torch.Tensor]
-"""Gives an uninitialised tensor of a piece's length: a buffer used before, or none once fused."""
-
-Piece = Callable[[torch.Tensor, Sequence[torch.Tensor], Any, Any, Spare], None]
-"""``piece(out, tensors, numbers, whole, spare)`` on flat tensors of one length; writes ``out``.
+Piece = Callable[[torch.Tensor, Sequence[torch.Tensor], Any, Any, Lanes], None]
+"""``piece(out, tensors, numbers, whole, lanes)`` on flat tensors of one length; writes ``out``.
 
 ``numbers`` are floats and ``whole`` integers: plain ones, or 0-dim tensors when it is compiled, so
 that another candidate's coefficients are the same program.
@@ -145,10 +144,7 @@ def _traced(piece: Piece) -> Callable[..., None]:
         floats: torch.Tensor,
         integers: torch.Tensor,
     ) -> None:
-        def spare(dtype: torch.dtype) -> torch.Tensor:
-            return torch.empty_like(out, dtype=dtype)
-
-        piece(out, tensors, floats.unbind(), integers.unbind(), spare)
+        piece(out, tensors, floats.unbind(), integers.unbind(), Fused(out))
 
     # torch keeps at most a handful of programs per code object: every kernel gets its own.
     code = traced.__code__.replace(co_name=traced.__name__)

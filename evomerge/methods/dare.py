@@ -17,7 +17,6 @@ merge (its in-memory evaluation never seeds it), we draw each entry's uniform on
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 from evomerge.methods.base import Parameter, Scalar
@@ -29,10 +28,11 @@ class AtRandom:
 
     ranks = "none"
     random = True
+    outliers = False
 
-    def window(self, density: float, shared: Mapping[str, float], n: int) -> tuple[int, int]:
+    def window(self, density: float, shared: Mapping[str, float], n: int) -> tuple[float, float]:
         """The threshold of the 24-bit uniforms."""
-        return math.ceil(min(max(density, 0.0), 1.0) * 2**24), 0
+        return min(max(density, 0.0), 1.0) * 2.0**24, 0.0
 
 
 _PARAMETERS = {

@@ -17,7 +17,6 @@ dimension 1, as in mergekit; a vector is one row. A row of one entry is kept wit
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 from evomerge.methods.base import Parameter, Scalar
@@ -30,14 +29,15 @@ class MagPrune:
 
     ranks = "row"
     random = True
+    outliers = False
 
-    def window(self, density: float, shared: Mapping[str, float], n: int) -> tuple[int, int]:
-        """The threshold of the 24-bit uniforms at rank 0, and its slope in 1/128 per rank."""
+    def window(self, density: float, shared: Mapping[str, float], n: int) -> tuple[float, float]:
+        """The threshold of the 24-bit uniforms at rank 0, and its slope per rank."""
         p = min(max(density, 0.0), 1.0)
         room = min(p, 1 - p)
         epsilon = max(-room, min(room, shared["epsilon"])) if n > 1 else 0.0
-        slope = round(2 * epsilon * 2**31 / max(1, min(n, LEVELS) - 1))
-        return math.ceil((p - epsilon) * 2**24), max(-(2**31), min(slope, 2**31 - 1))
+        slope = 2 * epsilon / max(1, min(n, LEVELS) - 1)
+        return (p - epsilon) * 2.0**24, slope * 2.0**24
 
 
 _PARAMETERS = {

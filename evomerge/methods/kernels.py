@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from evomerge.methods import compiled
+from evomerge.methods.lanes import Buffers, Lanes
 
 CHUNK = 1 << 18
 """Entries of an fp32 sum that is taken at once: 1 MiB, a core's own cache."""
@@ -82,42 +83,17 @@ def piecewise(
         run = compiled.ready(program, flats[0], flats[1:])
     if run is not None or out.is_cuda:
         size = _LONG_PIECE
-    buffers = _Buffers(min(size, out.numel()), out.device)
+    buffers = Buffers(min(size, out.numel()), out.device)
     for i, (target, *sources) in enumerate(zip(*_split(flats, size), strict=True)):
         if run is not None:
             run(target, sources, numbers, integers(i * size))
             continue
         buffers.restart(target.numel())
-        piece(target, sources, numbers, integers(i * size), buffers.take)
+        piece(target, sources, numbers, integers(i * size), buffers)
 
 
 def _split(flats: Sequence[torch.Tensor], size: int) -> list[Sequence[torch.Tensor]]:
     return [torch.split(f, size) for f in flats]
-
-
-class _Buffers:
-    """The temporaries of a piece: allocated for the first, used again by all that follow.
-
-    An allocator that returns memory to the system between pieces costs more than the arithmetic.
-    """
-
-    def __init__(self, size: int, device: torch.device) -> None:
-        self._size = size
-        self._device = device
-        self._all: list[torch.Tensor] = []
-        self._taken = 0
-        self._n = size
-
-    def restart(self, n: int) -> None:
-        """Begins a piece of ``n`` entries."""
-        self._taken, self._n = 0, n
-
-    def take(self, dtype: torch.dtype) -> torch.Tensor:
-        """The next one: every piece asks for the same dtypes in the same order."""
-        if self._taken == len(self._all):
-            self._all.append(torch.empty(self._size, dtype=dtype, device=self._device))
-        self._taken += 1
-        return self._all[self._taken - 1][: self._n]
 
 
 def _sum_in_place(
@@ -137,10 +113,10 @@ def _sum_piece(
     tensors: Sequence[torch.Tensor],
     numbers: Any,
     whole: Any,  # noqa: ARG001 - every piece is called alike
-    spare: compiled.Spare,
+    lanes: Lanes,
 ) -> None:
     wide = wide_dtype(out)
-    total, term = spare(wide), spare(wide)
+    total, term = lanes.spare(wide), lanes.spare(wide)
     total.copy_(tensors[0]).mul_(numbers[0])
     for tensor, weight in zip(tensors[1:], numbers[1:], strict=True):
         total.add_(term.copy_(tensor).mul_(weight))

@@ -29,11 +29,11 @@ import torch
 
 from evomerge.errors import ConfigError
 from evomerge.methods.base import Basis, Parameter, Scalar, Sources
-from evomerge.methods.compiled import Spare
 from evomerge.methods.counter import Key, key, shifted
 from evomerge.methods.kernels import CHUNK, piecewise, wide_dtype
+from evomerge.methods.lanes import Lanes
 from evomerge.methods.ranks import LEVELS, rank_planes
-from evomerge.methods.sparse_kernel import NUMBERS, Form
+from evomerge.methods.sparse_kernel import Form, widened
 
 _AS_MERGEKIT = {True: "l1", False: "none"}  # as mergekit writes them
 
@@ -45,12 +45,14 @@ class Prune(Protocol):
         ranks: What entries are ranked against: ``"none"``, the whole ``"tensor"`` (largest first)
             or their ``"row"`` (smallest first).
         random: Whether masks are drawn.
+        outliers: Whether some of the largest entries are dropped.
     """
 
     ranks: str
     random: bool
+    outliers: bool
 
-    def window(self, density: float, shared: Mapping[str, float], n: int) -> tuple[int, int]:
+    def window(self, density: float, shared: Mapping[str, float], n: int) -> tuple[float, float]:
         """What is kept at a density.
 
         Args:
@@ -60,7 +62,7 @@ class Prune(Protocol):
 
         Returns:
             Ranks ``[first, stop)``; where masks are drawn, the threshold of the 24-bit uniforms
-            at rank 0 and its slope in 1/128 per rank.
+            at rank 0, and its slope per rank.
         """
         ...
 
@@ -135,7 +137,7 @@ class Sparse:
         prepared: Prepared = basis.extra
         weights, densities = coefficients["weight"], coefficients["density"]
         shared = {p: coefficients[p][0] for p, about in self.parameters.items() if about.shared}
-        windows = [self.prune.window(d, shared, prepared.n) for d in densities]
+        windows = [self._window(d, shared, prepared.n) for d in densities]
         rescale, normalize = self._rescale(fixed), bool(fixed["normalize"])
         ranked = self.prune.ranks != "none"
         form = Form(
@@ -143,31 +145,32 @@ class Sparse:
             random=self.prune.random,
             ranked=ranked,
             by_entry=rescale == "1/p" and ranked,
+            bounded=self.prune.outliers,
             election=self._election(fixed),
             normalize=normalize and self.elects,
         )
-        numbers: list[float] = []
-        for weight, window in zip(weights, windows, strict=True):
-            first, stop = (0, 0) if self.prune.random else _levels(window, prepared.n)
-            numbers += [weight, weight, (first + stop - 1) / 2, (stop - 1 - first) / 2]
         total = sum(weights)
         plain = normalize and not self.elects and abs(total) >= 1e-8
-        numbers.append(shared["lambda"] / (total if plain else 1.0))
+        last = shared["lambda"] / (total if plain else 1.0)
+        numbers = [*weights, *weights, *(b for window in windows for b in window), last]
 
-        def whole(start: int) -> list[int]:
+        def halves(start: int) -> list[int]:
             streams = [shifted(of, start) for of in prepared.keys]
-            pairs = zip(windows, streams, strict=True) if streams else ()
-            return [i for w, of in pairs for i in (*w, of.first, of.second)]
+            return [half for of in streams for half in (of.first, of.second)]
 
         if rescale == "1/p" and not ranked:
             factors = [1 / min(d, 1.0) if d > 0 else 1.0 for d in densities]
         elif rescale == "l1":
-            factors = _l1_factors(form, out, basis, numbers, whole)
+            factors = _l1_factors(form, out, basis, numbers, halves)
         else:
             factors = [1.0] * len(weights)
         for k, factor in enumerate(factors):
-            numbers[NUMBERS * k] *= factor
-        piecewise(str(form), form.merge, out, basis.tensors, numbers, whole=whole)
+            numbers[k] *= factor
+        piecewise(str(form), form.merge, out, basis.tensors, numbers, whole=halves)
+
+    def _window(self, density: float, shared: Mapping[str, float], n: int) -> tuple[float, float]:
+        window = self.prune.window(density, shared, n)
+        return window if self.prune.random else _levels(window, n)
 
     def _ranked_together(self, tensor: torch.Tensor) -> int:
         """Number of entries that are ranked together: a row's (dimension 1's), or all."""
@@ -210,7 +213,7 @@ def _ranked(
     return [p.view(rows.shape).movedim(-1, 1).contiguous() for p in planes]
 
 
-def _levels(window: tuple[int, int], n: int) -> tuple[int, int]:
+def _levels(window: tuple[float, float], n: int) -> tuple[float, float]:
     """An interval of ranks below n as one of levels, which are coarser beyond 2^16 entries."""
     if n <= LEVELS:
         return window
@@ -230,17 +233,19 @@ def _l1_factors(
     out: torch.Tensor,
     basis: Basis,
     numbers: Sequence[float],
-    whole: Callable[[int], Sequence[int]],
+    halves: Callable[[int], Sequence[int]],
 ) -> list[float]:
     """Sum of magnitudes before pruning over that after it, per expert; 1 where either is 0."""
-    kept = [0.0] * form.experts
+    k = form.experts
+    kept = [0.0] * k
 
     def add(
-        piece: torch.Tensor, tensors: Sequence[torch.Tensor], floats: Any, ints: Any, spare: Spare
+        piece: torch.Tensor, tensors: Sequence[torch.Tensor], floats: Any, ints: Any, lanes: Lanes
     ) -> None:
-        for k, vector in enumerate(form.pruned(tensors, piece.dtype, floats, ints, spare)):
-            kept[k] += float(vector.abs_().sum())
+        base = widened(tensors[0], wide_dtype(piece), lanes)
+        for i, vector in enumerate(form.pruned(base, tensors[1:], floats[2 * k :], ints, lanes)):
+            kept[i] += float(vector.abs_().sum())
 
-    piecewise(None, add, out, basis.tensors, numbers, whole=whole)
+    piecewise(None, add, out, basis.tensors, numbers, whole=halves)
     norms = basis.extra.norms
     return [a / b if min(a, b) >= 1e-7 else 1.0 for a, b in zip(norms, kept, strict=True)]

@@ -7,10 +7,9 @@ For an entry with base ``b`` and task vectors ``d_k = W_k - b``::
     agree_k = sign(v_k) == sign(sum_j v_j)      elect: by weighted values, or by t (TIES' paper)
     W = b + lambda sum_k agree_k v_k / sum_k agree_k weight_k
 
-Masks are decided in integers, and so the same in every chunk, compiled or not, on every machine:
-by an interval of magnitude ranks, or by 24-bit uniforms (:mod:`evomerge.methods.counter`) below a
-threshold that may grow with the rank. Comparisons are written into floats, which a CPU does
-several times as fast as into booleans.
+A mask is an interval of magnitude ranks, or 24-bit uniforms (:mod:`evomerge.methods.counter`)
+below a threshold that may grow with the rank. Both are whole numbers that fp32 holds exactly, and
+what is compared is rounded the same way in every piece, compiled or not, on every machine.
 """
 
 from __future__ import annotations
@@ -21,14 +20,9 @@ from typing import Any
 
 import torch
 
-from evomerge.methods.compiled import Spare
 from evomerge.methods.counter import hash_
 from evomerge.methods.kernels import wide_dtype
-
-NUMBERS = 4
-"""Floats per expert: scale, weight, centre and half width of the ranks kept; then lambda."""
-WHOLE = 4
-"""Integers per expert: threshold at rank 0, its slope in 1/128, and the two halves of the key."""
+from evomerge.methods.lanes import Lanes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +34,7 @@ class Form:
         random: Whether masks are drawn, or intervals of ranks.
         ranked: Whether there are ranks.
         by_entry: Whether what is kept is divided by its own probability.
+        bounded: Whether the interval may begin above rank 0.
         election: ``"none"``, ``"weighted"`` or ``"paper"``.
         normalize: Whether the sum of agreeing values is divided by that of their weights.
     """
@@ -48,6 +43,7 @@ class Form:
     random: bool
     ranked: bool
     by_entry: bool = False
+    bounded: bool = False
     election: str = "none"
     normalize: bool = False
 
@@ -57,111 +53,100 @@ class Form:
         tensors: Sequence[torch.Tensor],
         numbers: Any,
         whole: Any,
-        spare: Spare,
+        lanes: Lanes,
     ) -> None:
         """Writes a piece of the merge: see :data:`evomerge.methods.compiled.Piece`.
 
         Args:
             out: Flat piece.
             tensors: Base, K experts, then high and low bytes of every expert's ranks.
-            numbers: :data:`NUMBERS` for every expert, and lambda.
-            whole: :data:`WHOLE` for every expert where masks are drawn.
-            spare: Gives temporaries.
+            numbers: K scales, K weights, K windows of two floats, lambda. A window is the first
+                rank kept and the first beyond; where masks are drawn, the threshold of the
+                uniforms at rank 0, in 2^-24, and its slope per rank.
+            whole: The two halves of every expert's key, where masks are drawn.
+            lanes: Gives temporaries.
         """
-        wide = wide_dtype(out)
-        values = self.pruned(tensors, wide, numbers, whole, spare)
-        scales = [numbers[NUMBERS * k] for k in range(self.experts)]
+        base = widened(tensors[0], wide_dtype(out), lanes)
+        k = self.experts
+        scales, weights, windows, scale = (
+            numbers[:k],
+            numbers[k : 2 * k],
+            numbers[2 * k :],
+            numbers[-1],
+        )
+        values = self.pruned(base, tensors[1:], windows, whole, lanes)
         if self.election != "paper":
-            values = [v.mul_(scale) for v, scale in zip(values, scales, strict=True)]
-            scales = [1.0] * self.experts
-        total = spare(wide).copy_(values[0])
-        for value in values[1:]:
-            total.add_(value)
-        if self.election != "none":
-            total = self._elected(total, values, scales, numbers, spare)
-        out.copy_(total.mul_(numbers[-1]).add_(_widened(tensors[0], wide, spare)))
+            values = [value.mul_(s) for value, s in zip(values, scales, strict=True)]
+        if self.election == "none":
+            out.copy_(_sum_(values).mul_(scale).add_(base))
+            return
+        sign = lanes.sign(_sum_([lanes.spare(base.dtype).copy_(values[0]), *values[1:]]))
+        votes = [value.mul_(sign).clamp_min_(0) for value in values]  # 0 where it disagrees
+        share = None
+        if self.normalize:
+            masks = [lanes.above(vote, 0) for vote in votes]
+            share = _sum_([lanes.constant(m, w) for m, w in zip(masks, weights, strict=True)])
+        if self.election == "paper":
+            votes = [vote.mul_(s) for vote, s in zip(votes, scales, strict=True)]
+        total = _sum_(votes)
+        if share is not None:
+            total.div_(lanes.or_one(share))
+        out.copy_(total.mul_(sign.mul_(scale)).add_(base))
 
     def pruned(
         self,
+        base: torch.Tensor,
         tensors: Sequence[torch.Tensor],
-        wide: torch.dtype,
-        numbers: Any,
+        windows: Any,
         whole: Any,
-        spare: Spare,
+        lanes: Lanes,
     ) -> list[torch.Tensor]:
-        """The pruned task vectors ``t_k`` of a piece, in ``wide``; see :meth:`merge`."""
-        base, experts, planes = (
-            tensors[0],
-            tensors[1 : self.experts + 1],
-            tensors[1 + self.experts :],
-        )
-        base, keep = _widened(base, wide, spare), spare(wide)
-        offsets = torch.arange(base.numel(), out=spare(torch.int32)) if self.random else None
-        found = []
+        """The pruned task vectors ``t_k`` of a piece, in base's dtype; see :meth:`merge`."""
+        experts, planes = tensors[: self.experts], tensors[self.experts :]
+        wide, found, offsets = base.dtype, [], None
+        if self.random:
+            offsets = torch.arange(base.numel(), out=lanes.spare(torch.int32))
         for k, expert in enumerate(experts):
-            delta = spare(wide).copy_(expert).sub_(base)
-            ranks = planes[2 * k : 2 * k + 2]
-            if offsets is None:
-                centre, half = numbers[NUMBERS * k + 2 : NUMBERS * (k + 1)]
-                _rank(ranks, keep, spare).sub_(centre).abs_().le_(half)
-            else:
-                drawn = whole[WHOLE * k : WHOLE * (k + 1)]
-                bound = _random_mask(keep, offsets, ranks, drawn, spare)
-                if self.by_entry and bound is not None:
-                    delta.mul_(2.0**24).div_(spare(wide).copy_(bound).clamp_min_(1))
-            found.append(delta.mul_(keep))
+            delta = lanes.spare(wide).copy_(expert).sub_(base)
+            rank = _rank(planes[2 * k : 2 * k + 2], wide, lanes) if self.ranked else None
+            first, second = windows[2 * k : 2 * k + 2]
+            if offsets is not None:
+                uniform = _uniform(offsets, whole[2 * k : 2 * k + 2], wide, lanes)
+                bound = first if rank is None else rank.mul_(second).add_(first)
+                if self.by_entry:
+                    p = lanes.spare(wide).copy_(bound).clamp_min_(1).mul_(2.0**-24)
+                    delta.div_(p)
+                delta = lanes.only(lanes.below(uniform, bound), delta)
+            elif rank is not None:
+                delta = lanes.only(lanes.below(rank, second), delta)
+                if self.bounded:
+                    delta = lanes.only(lanes.above(rank, first - 1), delta)
+            found.append(delta)
         return found
 
-    def _elected(
-        self,
-        total: torch.Tensor,
-        values: Sequence[torch.Tensor],
-        scales: Sequence[Any],
-        numbers: Any,
-        spare: Spare,
-    ) -> torch.Tensor:
-        """Sums the values that have the sign of their total, which is positive where it is 0."""
-        sign = total.ge_(0).mul_(2).sub_(1)
-        agree, elected = spare(sign.dtype), spare(sign.dtype).zero_()
-        weights = spare(sign.dtype).zero_()
-        for k, value in enumerate(values):
-            torch.mul(value, sign, out=agree).gt_(0)
-            elected.add_(value.mul_(agree).mul_(scales[k]))
-            if self.normalize:
-                weights.add_(agree.mul_(numbers[NUMBERS * k + 1]))
-        if self.normalize:
-            elected.div_(weights.add_(agree.copy_(weights).eq_(0)))  # nothing agrees: 0 / 1
-        return elected
+
+def widened(tensor: torch.Tensor, wide: torch.dtype, lanes: Lanes) -> torch.Tensor:
+    """The tensor in a wider dtype; itself where it has it."""
+    return tensor if tensor.dtype == wide else lanes.spare(wide).copy_(tensor)
 
 
-def _widened(tensor: torch.Tensor, wide: torch.dtype, spare: Spare) -> torch.Tensor:
-    return tensor if tensor.dtype == wide else spare(wide).copy_(tensor)
+def _sum_(terms: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The sum, written over the first term."""
+    for term in terms[1:]:
+        terms[0].add_(term)
+    return terms[0]
 
 
-def _rank(planes: Sequence[torch.Tensor], into: torch.Tensor, spare: Spare) -> torch.Tensor:
+def _rank(planes: Sequence[torch.Tensor], wide: torch.dtype, lanes: Lanes) -> torch.Tensor:
     high, low = planes
-    return into.copy_(high).mul_(256).add_(spare(into.dtype).copy_(low))
+    rank = lanes.spare(wide).copy_(high).mul_(256)
+    return rank.add_(lanes.spare(wide).copy_(low))
 
 
-def _random_mask(
-    keep: torch.Tensor,
-    offsets: torch.Tensor,
-    planes: Sequence[torch.Tensor],
-    drawn: Sequence[Any],
-    spare: Spare,
-) -> torch.Tensor | None:
-    """1 where the entry's 24-bit uniform is below its threshold, else 0.
-
-    Returns:
-        The thresholds where they depend on the rank, else None.
-    """
-    start, slope, first, second = drawn
-    bits, other = spare(torch.int32).copy_(offsets), spare(torch.int32)
-    hash_(bits, other, first, second)
-    bits.bitwise_right_shift_(8).bitwise_and_(0xFFFFFF)
-    if not planes:
-        keep.copy_(bits.sub_(start)).lt_(0)
-        return None
-    bound = _rank(planes, other, spare).mul_(slope).bitwise_right_shift_(7).add_(start)
-    keep.copy_(bits.sub_(bound)).lt_(0)
-    return bound
+def _uniform(
+    offsets: torch.Tensor, halves: Sequence[Any], wide: torch.dtype, lanes: Lanes
+) -> torch.Tensor:
+    """24-bit uniforms as whole numbers."""
+    bits = lanes.spare(torch.int32).copy_(offsets)
+    hash_(bits, lanes.spare(torch.int32), *halves)
+    return lanes.spare(wide).copy_(bits.bitwise_right_shift_(8).bitwise_and_(0xFFFFFF))

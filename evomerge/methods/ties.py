@@ -23,8 +23,9 @@ class LargestMagnitude:
 
     ranks = "tensor"
     random = False
+    outliers = False
 
-    def window(self, density: float, shared: Mapping[str, float], n: int) -> tuple[int, int]:
+    def window(self, density: float, shared: Mapping[str, float], n: int) -> tuple[float, float]:
         """Ranks kept, counted from the largest."""
         if density >= 1:
             return 0, n
