@@ -1,7 +1,7 @@
 """What a candidate's weights cost, against the speed of memory and against mergekit.
 
     python benchmarks/materialize.py [--experts 2,4] [--dtypes float32,bfloat16] [--repeats 3]
-        [--threads 1] [--layers 12] [--mergekit-python /path/to/an/environment/with/mergekit/bin/python]
+        [--threads 1] [--layers 12] [--mergekit-python /path/to/environment/bin/python]
 
 A Llama shape of 106M parameters with random weights; everything side by side in one run, medians.
 Times are CPU seconds of the calling thread where there is one thread (the machine may be shared),
