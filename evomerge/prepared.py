@@ -26,7 +26,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from evomerge.methods import Basis, Scalar
+from evomerge.methods import Basis
+from evomerge.recipe import Scalar
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +76,8 @@ class PreparedCache:
             make: Computes it.
         """
         name = hashlib.sha256(tensor.encode()).hexdigest()[:32]
-        return self._through(name, make, sources, lambda b: (b.tensors, b.extra), Basis)
+        found: Basis = self._through(name, make, sources, lambda b: (b.tensors, b.extra), Basis)
+        return found
 
     def _through(
         self,
@@ -164,7 +166,7 @@ def _read(
     from safetensors import SafetensorError, safe_open
 
     try:
-        file = safe_open(str(path), framework="pt")
+        file: Any = safe_open(str(path), framework="pt")
         note = json.loads(file.metadata()["basis"])
         tensors = tuple(
             sources[place] if isinstance(place, int) else file.get_tensor(place)

@@ -3,8 +3,9 @@
 * :mod:`~evomerge.methods.base`: the protocol (survey, prepare, combine).
 * :mod:`~evomerge.methods.arc`: the two coefficients of a point on an arc.
 * :mod:`~evomerge.methods.counter`: uniform numbers as a function of (key, offset).
+* :mod:`~evomerge.methods.compiled`: elementwise functions, compiled in the background.
 * :mod:`~evomerge.methods.inner_products`: Gram matrices in float64, of tensors or their rows.
-* :mod:`~evomerge.methods.kernels`: in-place fp32-accumulated weighted sums.
+* :mod:`~evomerge.methods.kernels`: in-place combination, accumulated in fp32.
 * :mod:`~evomerge.methods.parts`: walking tensors piece by piece.
 * :mod:`~evomerge.methods.rounding`: dithered rounding to bfloat16 and float16.
 
@@ -20,6 +21,10 @@
 * :mod:`~evomerge.methods.sce`: select by variance, weigh by energy, erase minorities.
 * :mod:`~evomerge.methods.slerp`: the arc between two models.
 * :mod:`~evomerge.methods.task_arithmetic`: base plus scaled task vectors.
+* :mod:`~evomerge.methods.sparse`: merges of pruned task vectors, on
+  :mod:`~evomerge.methods.ranks` and :mod:`~evomerge.methods.sparse_kernel`:
+  :mod:`~evomerge.methods.ties`, :mod:`~evomerge.methods.dare`, :mod:`~evomerge.methods.della`,
+  :mod:`~evomerge.methods.breadcrumbs`.
 
 To add one: write the file, add a line below, add ``search_spaces/<name>.yaml``; the contract suite
 in ``tests/methods`` finds it here.
@@ -32,6 +37,9 @@ from collections.abc import Mapping
 from evomerge.errors import ConfigError, unknown_name
 from evomerge.methods.arcee_fusion import ArceeFusion
 from evomerge.methods.base import Basis, MergeMethod, Parameter, Scalar, Sources
+from evomerge.methods.breadcrumbs import BREADCRUMBS, BREADCRUMBS_TIES
+from evomerge.methods.dare import DARE_LINEAR, DARE_TIES
+from evomerge.methods.della import DELLA, DELLA_LINEAR
 from evomerge.methods.karcher import Karcher
 from evomerge.methods.linear import Linear
 from evomerge.methods.model_stock import ModelStock
@@ -44,6 +52,7 @@ from evomerge.methods.rounding import ROUNDINGS
 from evomerge.methods.sce import Sce
 from evomerge.methods.slerp import Slerp
 from evomerge.methods.task_arithmetic import TaskArithmetic
+from evomerge.methods.ties import TIES
 
 _ALL: tuple[MergeMethod, ...] = (
     Linear(),
@@ -59,6 +68,13 @@ _ALL: tuple[MergeMethod, ...] = (
     NearSwap(),
     ArceeFusion(),
     Passthrough(),
+    TIES,
+    DARE_LINEAR,
+    DARE_TIES,
+    DELLA,
+    DELLA_LINEAR,
+    BREADCRUMBS,
+    BREADCRUMBS_TIES,
 )
 METHODS: dict[str, MergeMethod] = {m.name: m for m in _ALL}
 

@@ -39,6 +39,16 @@ def key(*parts: str | int) -> Key:
     return Key(*(int.from_bytes(digest[i : i + 4], "little", signed=True) for i in (0, 4)))
 
 
+def shifted(of: Key, start: int) -> Key:
+    """The stream from its entry ``start`` on, as long as the next multiple of 2^32 is not reached.
+
+    A kernel that walks a tensor in pieces counts from 0 in each.
+    """
+    first = (of.first + start * _WEYL + (1 << 31)) % (1 << 32) - (1 << 31)
+    high = (start >> 32) & 0xFFFFFFFF
+    return Key(first, of.second ^ (high - (1 << 32) if high >> 31 else high))
+
+
 def bits(of: Key, start: int, n: int, device: torch.device | str = "cpu") -> torch.Tensor:
     """The stream's random bits for the entries ``start`` to ``start + n``.
 
@@ -46,19 +56,42 @@ def bits(of: Key, start: int, n: int, device: torch.device | str = "cpu") -> tor
         int32 of shape (n,): all 32 bits random.
     """
     offsets = torch.arange(start, start + n, dtype=torch.int64, device=device)
-    low = offsets.to(torch.int32)  # wraps, as the product below does
+    low = offsets.to(torch.int32)  # wraps, as the products of the hash do
     high = (offsets >> 32).to(torch.int32)
-    return mix(low, of.first, of.second ^ high if start + n > 1 << 32 else of.second)
+    hash_(
+        low,
+        torch.empty_like(low),
+        of.first,
+        of.second ^ high if start + n > 1 << 32 else of.second,
+    )
+    return low
 
 
-def mix(offset: torch.Tensor, first: int, second: int | torch.Tensor) -> torch.Tensor:
-    """The hash itself, elementwise on int32 offsets: what a fused kernel calls."""
-    x = offset * _WEYL + first
-    x = x ^ ((x >> 16) & 0xFFFF)
-    x = x * _ROUND_1 ^ second
-    x = x ^ ((x >> 15) & 0x1FFFF)
-    x = x * _ROUND_2
-    return x ^ ((x >> 16) & 0xFFFF)
+def hash_(
+    x: torch.Tensor,
+    spare: torch.Tensor,
+    first: int | torch.Tensor,
+    second: int | torch.Tensor,
+) -> None:
+    """The hash itself, in place on int32 offsets: what a fused kernel calls.
+
+    Args:
+        x: Offsets; overwritten with random bits.
+        spare: int32 of the same shape, overwritten.
+        first: :attr:`Key.first`.
+        second: :attr:`Key.second`.
+    """
+    x.mul_(_WEYL).add_(first)
+    for shift, factor in ((16, _ROUND_1), (15, _ROUND_2)):
+        x.bitwise_xor_(_shift_right(x, shift, spare)).mul_(factor)
+        if factor == _ROUND_1:
+            x.bitwise_xor_(second)
+    x.bitwise_xor_(_shift_right(x, 16, spare))
+
+
+def _shift_right(x: torch.Tensor, n: int, out: torch.Tensor) -> torch.Tensor:
+    """Unsigned shift of signed numbers."""
+    return torch.bitwise_right_shift(x, n, out=out).bitwise_and_((1 << (32 - n)) - 1)
 
 
 def uniforms(of: Key, start: int, n: int, device: torch.device | str = "cpu") -> torch.Tensor:

@@ -1,13 +1,26 @@
-"""In-place combination of tensors at the speed of memory, accumulated in fp32."""
+"""In-place combination of tensors at the speed of memory, accumulated in fp32.
+
+On the CPU a tensor is walked in pieces that stay in the cache; what a piece needs beside its
+sources lies there too, so nothing of a tensor's size is ever allocated.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
-CHUNK = 1 << 20
-"""Entries of fp32 scratch (4 MiB): large enough to amortise the call, small enough for a cache."""
+from evomerge.methods import compiled
+from evomerge.methods.lanes import Buffers, Lanes
+
+CHUNK = 1 << 18
+"""Entries of an fp32 sum that is taken at once: 1 MiB, a core's own cache."""
+
+PIECE = 1 << 14
+"""Entries per step of an eager elementwise function, which holds a dozen temporaries."""
+
+_LONG_PIECE = 1 << 28  # a divisor of 2^32, for counter.shifted, and within int32
 
 
 def weighted_sum(
@@ -23,27 +36,88 @@ def weighted_sum(
         weights: n finite numbers; a tensor whose weight is 0 is not read.
     """
     terms = [(t, float(w)) for t, w in zip(tensors, weights, strict=True) if w != 0.0]
-    wide = torch.float64 if out.dtype == torch.float64 else torch.float32
     if not terms:
         out.zero_()
         return
-    flat = out.view(-1)
-    flats = [(t.reshape(-1), w) for t, w in terms]
-    n = flat.numel()
-    size = max(1, n if out.is_cuda else min(CHUNK, n))
-    direct = out.dtype == wide and all(t.dtype == wide for t, _ in terms)
-    total, scratch = torch.empty((2, 0 if direct else size), dtype=wide, device=out.device)
-    for start in range(0, n, size):
-        stop = min(start + size, n)
-        if direct:  # a chunk of out stays in the cache while all terms are added to it
-            acc = flat[start:stop]
-            torch.mul(flats[0][0][start:stop], flats[0][1], out=acc)
-            for tensor, weight in flats[1:]:
-                acc.add_(tensor[start:stop], alpha=weight)
+    kept = [t for t, _ in terms]
+    numbers = [w for _, w in terms]
+    wide = wide_dtype(out)
+    if out.dtype == wide and all(t.dtype == wide for t in kept):
+        _sum_in_place(out, kept, numbers)
+    else:
+        piecewise("weighted sum", _sum_piece, out, kept, numbers, size=CHUNK >> 2)
+
+
+def wide_dtype(out: torch.Tensor) -> torch.dtype:
+    """What a merge into ``out`` is computed in: fp32, or fp64 where ``out`` is."""
+    return torch.float64 if out.dtype == torch.float64 else torch.float32
+
+
+def piecewise(
+    name: str | None,
+    piece: compiled.Piece,
+    out: torch.Tensor,
+    tensors: Sequence[torch.Tensor],
+    numbers: Sequence[float],
+    *,
+    whole: Callable[[int], Sequence[int]] | None = None,
+    size: int = PIECE,
+) -> None:
+    """Runs an elementwise function over tensors, compiled where that has paid by now.
+
+    Args:
+        name: Names the function and everything that it depends on beside its arguments; None
+            for one that is never compiled.
+        piece: See :data:`evomerge.methods.compiled.Piece`.
+        out: Any shape, contiguous; written.
+        tensors: As many entries as ``out``, contiguous, on its device.
+        numbers: Its floats.
+        whole: From the first entry of a piece to its integers; None where it takes none.
+        size: Entries per step of the eager form; a power of two.
+    """
+    flats = [t.detach().reshape(-1) for t in (out, *tensors)]
+    integers = whole or (lambda _: ())
+    run = None
+    if name is not None:
+        program = compiled.Program(name, piece, len(numbers), len(integers(0)), wide_dtype(out))
+        run = compiled.ready(program, flats[0], flats[1:])
+    if run is not None or out.is_cuda:
+        size = _LONG_PIECE
+    buffers = Buffers(min(size, out.numel()), out.device)
+    for i, (target, *sources) in enumerate(zip(*_split(flats, size), strict=True)):
+        if run is not None:
+            run(target, sources, numbers, integers(i * size))
             continue
-        acc, part = total[: stop - start], scratch[: stop - start]
-        acc.zero_()
-        for tensor, weight in flats:
-            part.copy_(tensor[start:stop])
-            acc.add_(part, alpha=weight)
-        flat[start:stop].copy_(acc)
+        buffers.restart(target.numel())
+        piece(target, sources, numbers, integers(i * size), buffers)
+
+
+def _split(flats: Sequence[torch.Tensor], size: int) -> list[Sequence[torch.Tensor]]:
+    return [torch.split(f, size) for f in flats]
+
+
+def _sum_in_place(
+    out: torch.Tensor, tensors: Sequence[torch.Tensor], weights: Sequence[float]
+) -> None:
+    """The sum where all dtypes are equal: a chunk of out stays in the cache as terms are added."""
+    flats = [t.detach().reshape(-1) for t in (out, *tensors)]
+    size = max(1, flats[0].numel() if out.is_cuda else CHUNK)
+    for target, first, *others in zip(*_split(flats, size), strict=True):
+        torch.mul(first, weights[0], out=target)
+        for tensor, weight in zip(others, weights[1:], strict=True):
+            target.add_(tensor, alpha=weight)
+
+
+def _sum_piece(
+    out: torch.Tensor,
+    tensors: Sequence[torch.Tensor],
+    numbers: Any,
+    whole: Any,  # noqa: ARG001 - every piece is called alike
+    lanes: Lanes,
+) -> None:
+    wide = wide_dtype(out)
+    total, term = lanes.spare(wide), lanes.spare(wide)
+    total.copy_(tensors[0]).mul_(numbers[0])
+    for tensor, weight in zip(tensors[1:], numbers[1:], strict=True):
+        total.add_(term.copy_(tensor).mul_(weight))
+    out.copy_(total)

@@ -1,0 +1,231 @@
+"""What a candidate's weights cost, against the speed of memory and against mergekit.
+
+    python benchmarks/materialize.py [--experts 2,4] [--dtypes float32,bfloat16] [--repeats 3]
+        [--threads 1] [--layers 12] [--mergekit-python /path/to/environment/bin/python]
+
+A Llama shape of 106M parameters with random weights; everything side by side in one run, medians.
+Times are CPU seconds of the calling thread where there is one thread (the machine may be shared),
+else wall-clock seconds.
+
+* ``linear_limit_ratio``: (K + 2) passes over the model, at the speed of copying it, in units of
+  our task arithmetic (``_eager``: without a compiler). 1 is the speed of memory.
+* ``<method>_over_linear``: a candidate of the method in units of a linear one, both compiled, or
+  both not (``_eager``).
+* ``mergekit_<method>_speedup``: mergekit's time for the same tensors in units of ours, compiled,
+  with the candidate written to disk as mergekit does (``_unwritten``: without); null without
+  ``--mergekit-python``.
+* ``peak_models``: most memory of its own that a process has in use while it prepares and merges,
+  in models, with base and experts (which are mapped files) and the model written; and
+  ``peak_budget``: K + 2, and for the sparsifying methods 2 bytes per parameter and expert.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from evomerge.methods import METHODS, MergeMethod, Sources, compiled
+
+SPARSE = ("ties", "dare_ties", "della", "breadcrumbs")
+HIDDEN, LAYERS, VOCABULARY, INNER = 768, 12, 32_000, 2176
+
+
+def shapes(layers: int) -> dict[str, tuple[int, ...]]:
+    """Llama with tied embeddings and grouped keys and values: 106M parameters."""
+    found: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (VOCABULARY, HIDDEN)}
+    for i in range(layers):
+        for part, shape in (
+            ("self_attn.q_proj", (HIDDEN, HIDDEN)),
+            ("self_attn.k_proj", (HIDDEN // 2, HIDDEN)),
+            ("self_attn.v_proj", (HIDDEN // 2, HIDDEN)),
+            ("self_attn.o_proj", (HIDDEN, HIDDEN)),
+            ("mlp.gate_proj", (INNER, HIDDEN)),
+            ("mlp.up_proj", (INNER, HIDDEN)),
+            ("mlp.down_proj", (HIDDEN, INNER)),
+            ("input_layernorm", (HIDDEN,)),
+            ("post_attention_layernorm", (HIDDEN,)),
+        ):
+            found[f"model.layers.{i}.{part}.weight"] = shape
+    return found | {"model.norm.weight": (HIDDEN,)}
+
+
+def write_models(folder: Path, dtype: torch.dtype, n_experts: int, layers: int) -> None:
+    """base.safetensors and 0.safetensors, 1.safetensors, ...: experts 2% away from the base."""
+    for k in range(-1, n_experts):
+        random = torch.Generator().manual_seed(0)
+        noise = torch.Generator().manual_seed(k + 1)
+        tensors = {}
+        for name, shape in shapes(layers).items():
+            base = torch.randn(shape, generator=random)
+            if k >= 0:
+                base += 0.02 * torch.randn(shape, generator=noise)
+            tensors[name] = base.to(dtype)
+        save_file(tensors, folder / f"{'base' if k < 0 else k}.safetensors")
+
+
+class Model:
+    """Base and K mapped experts, and the live model that merges are written into."""
+
+    def __init__(self, folder: Path, n_experts: int) -> None:
+        self.base = load_file(folder / "base.safetensors")
+        self.experts = [load_file(folder / f"{k}.safetensors") for k in range(n_experts)]
+        self.out = {name: torch.empty_like(t) for name, t in self.base.items()}
+
+    def merger(self, method: MergeMethod) -> Callable[[], None]:
+        """Prepares; the result merges a whole candidate."""
+        k = len(self.experts)
+        keys = tuple(f"expert {i}" for i in range(k))
+        bases = {
+            name: method.prepare(
+                Sources(name, base, [e[name] for e in self.experts], keys), None, method.fixed
+            )
+            for name, base in self.base.items()
+        }
+        values = {
+            name: [p.default] * (1 if p.shared else k) for name, p in method.parameters.items()
+        }
+
+        def merge() -> None:
+            for name, out in self.out.items():
+                method.combine(out, bases[name], values, method.fixed)
+
+        return merge
+
+    def copy(self) -> None:
+        for name, out in self.out.items():
+            out.copy_(self.base[name])
+
+
+def seconds(run: Callable[[], None], repeats: int) -> float:
+    clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
+    run()
+    times = []
+    for _ in range(repeats):
+        start = clock()
+        run()
+        times.append(clock() - start)
+    return statistics.median(times)
+
+
+def compiled_now(run: Callable[[], None]) -> None:
+    """Compiles what a candidate uses, and waits for it."""
+    usual, compiled.COMPILE_AFTER = compiled.COMPILE_AFTER, 0.0
+    run()
+    compiled.wait()
+    compiled.COMPILE_AFTER = usual
+
+
+def measure(
+    folder: Path, n_experts: int, repeats: int, mergekit: str | None, methods: list[str]
+) -> dict[str, float | None]:
+    model = Model(folder, n_experts)
+    limit = seconds(model.copy, repeats) / 2 * (n_experts + 2)
+    times: dict[str, tuple[float, float]] = {}
+    compiled.COMPILE_AFTER = float("inf")
+    for name in ("task_arithmetic", "linear", *methods):
+        merge = model.merger(METHODS[name])
+        eager = seconds(merge, 1 if name in SPARSE else repeats)
+        compiled_now(merge)
+        times[name] = (eager, seconds(merge, repeats))
+    linear = times["task_arithmetic"]
+    # The copy again, since another process may have come or gone.
+    limit = (limit + seconds(model.copy, repeats) / 2 * (n_experts + 2)) / 2
+    figures: dict[str, float | None] = {
+        "linear_limit_ratio": limit / linear[1],
+        "linear_limit_ratio_eager": limit / linear[0],
+        "linear_seconds": linear[1],
+    }
+    for name in methods:
+        figures[f"{name}_over_linear"] = times[name][1] / linear[1]
+        figures[f"{name}_over_linear_eager"] = times[name][0] / linear[0]
+    theirs = by_mergekit(folder, n_experts, mergekit) if mergekit else {}
+    for name in ("linear", "ties"):
+        known = name in theirs and name in times
+        ours = times[name][1] if known else 1.0
+        alone, written = (theirs[name], theirs[name] + theirs["write"]) if known else (None, None)
+        figures[f"mergekit_{name}_speedup"] = written and written / ours
+        figures[f"mergekit_{name}_speedup_unwritten"] = alone and alone / ours
+    return figures
+
+
+def by_mergekit(folder: Path, n_experts: int, python: str) -> dict[str, float]:
+    """Seconds per merge of mergekit's own methods on the same files."""
+    script = str(Path(__file__).parent / "golden" / "time_mergekit.py")
+    command = [python, script, str(folder), str(n_experts), str(torch.get_num_threads())]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    times: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
+    return times
+
+
+PEAK = """
+import sys, threading
+from pathlib import Path
+sys.path.insert(0, "benchmarks")
+import materialize, torch
+from evomerge.methods import METHODS
+torch.set_num_threads(1)
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+start = peak = resident()
+done = threading.Event()
+def watch():
+    global peak
+    while not done.wait(0.01):
+        peak = max(peak, resident())
+threading.Thread(target=watch, daemon=True).start()
+model = materialize.Model(Path(sys.argv[1]), int(sys.argv[2]))
+model.merger(METHODS[sys.argv[3]])()
+done.set()
+print(peak - start)
+"""
+
+
+def peak_models(folder: Path, n_experts: int, method: str) -> float:
+    """Most resident memory of a process that merges, mapped pages included, in models."""
+    command = [sys.executable, "-c", PEAK, str(folder), str(n_experts), method]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return int(done.stdout) / (folder / "base.safetensors").stat().st_size
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--experts", default="2,4")
+    parser.add_argument("--dtypes", default="float32,bfloat16")
+    parser.add_argument("--methods", default=",".join(SPARSE))
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--layers", type=int, default=LAYERS, help="fewer for a quicker run")
+    parser.add_argument("--mergekit-python", help="times mergekit too, with this interpreter")
+    o = parser.parse_args()
+    torch.set_num_threads(o.threads)
+    methods = [m for m in o.methods.split(",") if m]
+    figures: dict[str, object] = {"threads": o.threads}
+    for dtype in o.dtypes.split(","):
+        for n_experts in map(int, o.experts.split(",")):
+            with tempfile.TemporaryDirectory() as folder:
+                write_models(Path(folder), getattr(torch, dtype), n_experts, o.layers)
+                found = measure(Path(folder), n_experts, o.repeats, o.mergekit_python, methods)
+                for method in ("task_arithmetic", *methods[:1]):
+                    found[f"peak_models_{method}"] = peak_models(Path(folder), n_experts, method)
+            width = getattr(torch, dtype).itemsize
+            found["peak_budget_linear"] = n_experts + 2
+            found["peak_budget_sparse"] = n_experts + 2 + 2 * n_experts / width
+            for name, value in found.items():
+                rounded = None if value is None else round(value, 3)
+                figures[f"{dtype}_{n_experts}_{name}"] = rounded
+                print(f"{dtype}, {n_experts} experts: {name} {rounded}", flush=True)
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""Compiles an elementwise function behind the caller's back, once that pays.
+
+A search starts at once and small models never wait for a compiler: a kernel runs eagerly until it
+has worked for about as long as compiling takes, then it is compiled in a background thread while
+candidates go on, and its compiled form takes over when it is ready. Where there is no compiler the
+eager form simply goes on; the reason is logged once. ``TORCH_COMPILE_DISABLE=1`` switches
+compiling off.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import threading
+import types
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import torch
+
+from evomerge.methods.lanes import Fused, Lanes
+
+_log = logging.getLogger(__name__)
+
+COMPILE_AFTER = float(1 << 32)
+"""Entries times terms that a kernel has to work before it is compiled: some ten seconds."""
+
+SMALLEST = 1 << 14
+"""Tensors with fewer entries are never worth a compiled call."""
+
+Piece = Callable[[torch.Tensor, Sequence[torch.Tensor], Any, Any, Lanes], None]
+"""``piece(out, tensors, numbers, whole, lanes)`` on flat tensors of one length; writes ``out``.
+
+``numbers`` are floats and ``whole`` integers: plain ones, or 0-dim tensors when it is compiled, so
+that another candidate's coefficients are the same program.
+"""
+
+Run = Callable[[torch.Tensor, Sequence[torch.Tensor], Sequence[float], Sequence[int]], None]
+"""A compiled piece."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What is to be compiled.
+
+    Attributes:
+        name: Names the piece and everything that it depends on beside its arguments.
+        piece: The elementwise function.
+        n_numbers: How many floats it takes.
+        n_whole: How many integers it takes.
+        wide: dtype of its floats.
+    """
+
+    name: str
+    piece: Piece
+    n_numbers: int
+    n_whole: int
+    wide: torch.dtype
+
+
+@dataclasses.dataclass
+class _Kernel:
+    """A program for given dtypes, device and number of threads."""
+
+    work: float = 0.0
+    run: Run | None = None
+    thread: threading.Thread | None = None
+
+
+_kernels: dict[Hashable, _Kernel] = {}
+
+
+def ready(program: Program, out: torch.Tensor, tensors: Sequence[torch.Tensor]) -> Run | None:
+    """The compiled form of a program, or None as long as the eager one has to do.
+
+    Args:
+        program: What is about to be run.
+        out: Flat, where it writes.
+        tensors: What it reads, as long as ``out``.
+    """
+    if out.numel() < SMALLEST or os.environ.get("TORCH_COMPILE_DISABLE") == "1":
+        return None
+    dtypes = (out.dtype, *(t.dtype for t in tensors))
+    key = (program.name, dtypes, out.device, torch.get_num_threads())
+    kernel = _kernels.setdefault(key, _Kernel())
+    kernel.work += out.numel() * len(tensors)
+    if kernel.thread is None and kernel.work > COMPILE_AFTER:
+        arguments = (kernel, program, dtypes, out.device)
+        kernel.thread = threading.Thread(target=_compile, args=arguments, daemon=True)
+        kernel.thread.start()
+    return kernel.run
+
+
+def wait() -> None:
+    """Returns when every compilation that was started has ended; for benchmarks and tests."""
+    for kernel in list(_kernels.values()):
+        if kernel.thread is not None:
+            kernel.thread.join()
+
+
+def _compile(
+    kernel: _Kernel, program: Program, dtypes: Sequence[torch.dtype], device: torch.device
+) -> None:
+    """Compiles and runs a program once on made-up tensors; on success it is ready for use."""
+    try:
+        compiled = torch.compile(
+            _traced(program.piece),
+            dynamic=True,
+            fullgraph=True,
+            # Products are rounded before they are added, as in the eager form: sign elections are
+            # decided by sums that may cancel exactly. The CPU's compiler is told so by default.
+            options={"emulate_precision_casts": True} if device.type == "cuda" else {},
+        )
+
+        def run(
+            out: torch.Tensor,
+            tensors: Sequence[torch.Tensor],
+            numbers: Sequence[float],
+            whole: Sequence[int],
+        ) -> None:
+            floats = torch.tensor(numbers, dtype=program.wide, device=device)
+            integers = torch.tensor(whole, dtype=torch.int32, device=device)
+            with torch.no_grad():
+                compiled(out, tensors, floats, integers)
+
+        out, *tensors = (torch.zeros(SMALLEST + 1, dtype=d, device=device) for d in dtypes)
+        run(out, tensors, [1.0] * program.n_numbers, [1] * program.n_whole)
+    except Exception as e:  # noqa: BLE001 - a missing or broken compiler costs speed, nothing else
+        reason = str(e).strip().partition("\n")[0]
+        _log.info(
+            "merging goes on uncompiled (%s: %s): %s", type(e).__name__, reason, program.name
+        )
+        return
+    kernel.run = run
+
+
+def _traced(piece: Piece) -> Callable[..., None]:
+    """The piece as a function of tensors only, so that coefficients are no part of the program."""
+
+    def traced(
+        out: torch.Tensor,
+        tensors: Sequence[torch.Tensor],
+        floats: torch.Tensor,
+        integers: torch.Tensor,
+    ) -> None:
+        piece(out, tensors, floats.unbind(), integers.unbind(), Fused(out))
+
+    # torch keeps at most a handful of programs per code object: every kernel gets its own.
+    code = traced.__code__.replace(co_name=traced.__name__)
+    return types.FunctionType(code, traced.__globals__, closure=traced.__closure__)

@@ -1,0 +1,139 @@
+"""What elementwise functions of many tensors need beside arithmetic, in two forms.
+
+One function is run eagerly, piece by piece, or compiled. An eager CPU kernel writes comparisons
+into floats several times as fast as into booleans, and allocating temporaries for every piece
+would cost more than the arithmetic; a compiler keeps temporaries in registers and wants booleans
+and selections. :class:`Buffers` and :class:`Fused` are the two forms of :class:`Lanes`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+
+Number = Any  # a Python number, or a 0-dim tensor where a function is compiled
+
+
+class Lanes(Protocol):
+    """Temporaries and selections; a mask may be used once."""
+
+    def spare(self, dtype: torch.dtype) -> torch.Tensor:
+        """An uninitialised tensor of the piece's length."""
+        ...
+
+    def below(self, x: torch.Tensor, bound: Number | torch.Tensor) -> Any:
+        """The mask ``x < bound``."""
+        ...
+
+    def above(self, x: torch.Tensor, bound: Number) -> Any:
+        """The mask ``x > bound``."""
+        ...
+
+    def only(self, mask: Any, values: torch.Tensor) -> torch.Tensor:
+        """``values`` where the mask holds, else 0; ``values`` are overwritten."""
+        ...
+
+    def constant(self, mask: Any, number: Number) -> torch.Tensor:
+        """``number`` where the mask holds, else 0."""
+        ...
+
+    def sign(self, x: torch.Tensor) -> torch.Tensor:
+        """1 where ``x >= 0``, else -1; ``x`` is overwritten."""
+        ...
+
+    def or_one(self, x: torch.Tensor) -> torch.Tensor:
+        """1 where ``x`` is 0, else ``x``, which is overwritten."""
+        ...
+
+
+class Buffers:
+    """Eager form. Temporaries are allocated for the first piece and used again by all others.
+
+    Args:
+        size: Entries of the longest piece.
+        device: Where the pieces lie.
+    """
+
+    def __init__(self, size: int, device: torch.device) -> None:
+        self._size = size
+        self._device = device
+        self._all: list[torch.Tensor] = []
+        self._taken = 0
+        self._n = size
+
+    def restart(self, n: int) -> None:
+        """Begins a piece of ``n`` entries."""
+        self._taken, self._n = 0, n
+
+    def spare(self, dtype: torch.dtype) -> torch.Tensor:
+        """The next one: every piece asks for the same dtypes in the same order."""
+        if self._taken == len(self._all):
+            self._all.append(torch.empty(self._size, dtype=dtype, device=self._device))
+        self._taken += 1
+        found = self._all[self._taken - 1]
+        return found if self._n == self._size else found[: self._n]
+
+    def below(self, x: torch.Tensor, bound: Number | torch.Tensor) -> Any:
+        """1.0 or 0.0."""
+        return torch.lt(x, bound, out=self.spare(x.dtype))
+
+    def above(self, x: torch.Tensor, bound: Number) -> Any:
+        """1.0 or 0.0."""
+        return torch.gt(x, bound, out=self.spare(x.dtype))
+
+    def only(self, mask: Any, values: torch.Tensor) -> torch.Tensor:
+        """A product; values are finite."""
+        return values.mul_(mask)
+
+    def constant(self, mask: Any, number: Number) -> torch.Tensor:
+        """A product."""
+        product: torch.Tensor = mask.mul_(number)
+        return product
+
+    def sign(self, x: torch.Tensor) -> torch.Tensor:
+        """Twice the mask, less one."""
+        return x.ge_(0).mul_(2).sub_(1)
+
+    def or_one(self, x: torch.Tensor) -> torch.Tensor:
+        """Adds the mask of zeros."""
+        return x.add_(torch.eq(x, 0, out=self.spare(x.dtype)))
+
+
+class Fused:
+    """Compiled form: nothing here is ever stored.
+
+    Args:
+        like: A tensor of the piece's length, on its device.
+    """
+
+    def __init__(self, like: torch.Tensor) -> None:
+        self._like = like
+
+    def spare(self, dtype: torch.dtype) -> torch.Tensor:
+        """A name for what the compiler keeps in registers."""
+        return torch.empty_like(self._like, dtype=dtype)
+
+    def below(self, x: torch.Tensor, bound: Number | torch.Tensor) -> Any:
+        """A boolean."""
+        return x < bound
+
+    def above(self, x: torch.Tensor, bound: Number) -> Any:
+        """A boolean."""
+        return x > bound
+
+    def only(self, mask: Any, values: torch.Tensor) -> torch.Tensor:
+        """A selection."""
+        return torch.where(mask, values, 0.0)
+
+    def constant(self, mask: Any, number: Number) -> torch.Tensor:
+        """A selection."""
+        return torch.where(mask, number, 0.0)
+
+    def sign(self, x: torch.Tensor) -> torch.Tensor:
+        """A selection."""
+        return torch.where(x >= 0, 1.0, -1.0).to(x.dtype)
+
+    def or_one(self, x: torch.Tensor) -> torch.Tensor:
+        """A selection."""
+        return torch.where(x == 0, 1.0, x)

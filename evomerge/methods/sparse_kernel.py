@@ -1,0 +1,152 @@
+"""One elementwise function for the merges of pruned task vectors.
+
+For an entry with base ``b`` and task vectors ``d_k = W_k - b``::
+
+    t_k = keep_k d_k / p_k                      prune (p_k = 1 unless it rescales by entry)
+    v_k = scale_k t_k                           weigh
+    agree_k = sign(v_k) == sign(sum_j v_j)      elect: by weighted values, or by t (TIES' paper)
+    W = b + lambda sum_k agree_k v_k / sum_k agree_k weight_k
+
+A mask is an interval of magnitude ranks, or 24-bit uniforms (:mod:`evomerge.methods.counter`)
+below a threshold that may grow with the rank. Both are whole numbers that fp32 holds exactly, and
+what is compared is rounded the same way in every piece, compiled or not, on every machine.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from evomerge.methods.counter import hash_
+from evomerge.methods.kernels import wide_dtype
+from evomerge.methods.lanes import Lanes
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """Which of the function's branches a merge takes; another form is another program.
+
+    Attributes:
+        experts: Number K of experts.
+        random: Whether masks are drawn, or intervals of ranks.
+        ranked: Whether there are ranks.
+        by_entry: Whether what is kept is divided by its own probability.
+        bounded: Whether the interval may begin above rank 0.
+        election: ``"none"``, ``"weighted"`` or ``"paper"``.
+        normalize: Whether the sum of agreeing values is divided by that of their weights.
+    """
+
+    experts: int
+    random: bool
+    ranked: bool
+    by_entry: bool = False
+    bounded: bool = False
+    election: str = "none"
+    normalize: bool = False
+
+    def merge(
+        self,
+        out: torch.Tensor,
+        tensors: Sequence[torch.Tensor],
+        numbers: Any,
+        whole: Any,
+        lanes: Lanes,
+    ) -> None:
+        """Writes a piece of the merge: see :data:`evomerge.methods.compiled.Piece`.
+
+        Args:
+            out: Flat piece.
+            tensors: Base, K experts, then high and low bytes of every expert's ranks.
+            numbers: K scales, K weights, K windows of two floats, lambda. A window is the first
+                rank kept and the first beyond; where masks are drawn, the threshold of the
+                uniforms at rank 0, in 2^-24, and its slope per rank.
+            whole: The two halves of every expert's key, where masks are drawn.
+            lanes: Gives temporaries.
+        """
+        base = widened(tensors[0], wide_dtype(out), lanes)
+        k = self.experts
+        scales, weights, windows, scale = (
+            numbers[:k],
+            numbers[k : 2 * k],
+            numbers[2 * k :],
+            numbers[-1],
+        )
+        values = self.pruned(base, tensors[1:], windows, whole, lanes)
+        if self.election != "paper":
+            values = [value.mul_(s) for value, s in zip(values, scales, strict=True)]
+        if self.election == "none":
+            out.copy_(_sum_(values).mul_(scale).add_(base))
+            return
+        sign = lanes.sign(_sum_([lanes.spare(base.dtype).copy_(values[0]), *values[1:]]))
+        votes = [value.mul_(sign).clamp_min_(0) for value in values]  # 0 where it disagrees
+        share = None
+        if self.normalize:
+            masks = [lanes.above(vote, 0) for vote in votes]
+            share = _sum_([lanes.constant(m, w) for m, w in zip(masks, weights, strict=True)])
+        if self.election == "paper":
+            votes = [vote.mul_(s) for vote, s in zip(votes, scales, strict=True)]
+        total = _sum_(votes)
+        if share is not None:
+            total.div_(lanes.or_one(share))
+        out.copy_(total.mul_(sign.mul_(scale)).add_(base))
+
+    def pruned(
+        self,
+        base: torch.Tensor,
+        tensors: Sequence[torch.Tensor],
+        windows: Any,
+        whole: Any,
+        lanes: Lanes,
+    ) -> list[torch.Tensor]:
+        """The pruned task vectors ``t_k`` of a piece, in base's dtype; see :meth:`merge`."""
+        experts, planes = tensors[: self.experts], tensors[self.experts :]
+        wide, found, offsets = base.dtype, [], None
+        if self.random:
+            offsets = torch.arange(base.numel(), out=lanes.spare(torch.int32))
+        for k, expert in enumerate(experts):
+            delta = lanes.spare(wide).copy_(expert).sub_(base)
+            rank = _rank(planes[2 * k : 2 * k + 2], wide, lanes) if self.ranked else None
+            first, second = windows[2 * k : 2 * k + 2]
+            if offsets is not None:
+                uniform = _uniform(offsets, whole[2 * k : 2 * k + 2], wide, lanes)
+                bound = first if rank is None else rank.mul_(second).add_(first)
+                if self.by_entry:
+                    p = lanes.spare(wide).copy_(bound).clamp_min_(1).mul_(2.0**-24)
+                    delta.div_(p)
+                delta = lanes.only(lanes.below(uniform, bound), delta)
+            elif rank is not None:
+                delta = lanes.only(lanes.below(rank, second), delta)
+                if self.bounded:
+                    delta = lanes.only(lanes.above(rank, first - 1), delta)
+            found.append(delta)
+        return found
+
+
+def widened(tensor: torch.Tensor, wide: torch.dtype, lanes: Lanes) -> torch.Tensor:
+    """The tensor in a wider dtype; itself where it has it."""
+    return tensor if tensor.dtype == wide else lanes.spare(wide).copy_(tensor)
+
+
+def _sum_(terms: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The sum, written over the first term."""
+    for term in terms[1:]:
+        terms[0].add_(term)
+    return terms[0]
+
+
+def _rank(planes: Sequence[torch.Tensor], wide: torch.dtype, lanes: Lanes) -> torch.Tensor:
+    high, low = planes
+    rank = lanes.spare(wide).copy_(high).mul_(256)
+    return rank.add_(lanes.spare(wide).copy_(low))
+
+
+def _uniform(
+    offsets: torch.Tensor, halves: Sequence[Any], wide: torch.dtype, lanes: Lanes
+) -> torch.Tensor:
+    """24-bit uniforms as whole numbers."""
+    bits = lanes.spare(torch.int32).copy_(offsets)
+    hash_(bits, lanes.spare(torch.int32), *halves)
+    return lanes.spare(wide).copy_(bits.bitwise_right_shift_(8).bitwise_and_(0xFFFFFF))

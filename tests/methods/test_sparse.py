@@ -1,0 +1,189 @@
+"""What the sparsifying methods keep, and the laws that a search relies on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+import torch
+
+from evomerge.errors import ConfigError
+from evomerge.experts import ExpertPool
+from evomerge.materialize import Merger
+from evomerge.methods import METHODS, Sources, kernels
+from evomerge.methods.ranks import rank_planes
+from evomerge.space import SearchSpace, load_space
+from tests import models
+
+FAMILY = (
+    "ties", "dare_linear", "dare_ties", "della", "della_linear", "breadcrumbs", "breadcrumbs_ties",
+)  # fmt: skip
+RANDOM = ("dare_linear", "dare_ties", "della", "della_linear")
+
+
+def merge(
+    name: str,
+    delta: torch.Tensor | Sequence[torch.Tensor],
+    values: Mapping[str, Sequence[float]],
+    keys: tuple[str, ...] = (),
+    **fixed: Any,
+) -> torch.Tensor:
+    """The merged task vector on a base of zeros."""
+    deltas = [delta] if isinstance(delta, torch.Tensor) else list(delta)
+    chosen = METHODS[name]
+    settings = {**chosen.fixed, **fixed}
+    base = torch.zeros_like(deltas[0])
+    basis = chosen.prepare(Sources("w", base, deltas, keys), None, settings)
+    full = {
+        p: values.get(p, [a.default] * (1 if a.shared else len(deltas)))
+        for p, a in chosen.parameters.items()
+    }
+    out = torch.empty_like(base)
+    chosen.combine(out, basis, {**full, "lambda": values.get("lambda", [1.0])}, settings)
+    return out
+
+
+def normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("n", [1, 2, 10, 999, 65_536])
+@pytest.mark.parametrize("density", [0.0, 1e-9, 0.1, 0.3, 0.7, 0.999, 1.0])
+@pytest.mark.parametrize("constant", [False, True])
+def test_ties_keeps_as_many_as_mergekit(n: int, density: float, constant: bool) -> None:
+    """Also where all magnitudes are equal."""
+    delta = torch.full((n,), 0.5) if constant else normal(n)
+    got = merge("ties", delta, {"weight": [1.0], "density": [density]})
+    kept = n if density >= 1 else max(1, int(density * n)) if density > 0 else 0
+    assert int(got.count_nonzero()) == kept
+    assert torch.equal(got[got != 0], delta[got != 0])
+    if 0 < kept < n and not constant:
+        assert delta[got != 0].abs().min() >= delta[got == 0].abs().max()
+
+
+@pytest.mark.parametrize(("density", "gamma"), [(0.9, 0.01), (0.5, 0.3), (0.95, 0.2), (0.0, 0.1)])
+def test_breadcrumbs_keeps_the_middle(density: float, gamma: float) -> None:
+    delta = normal(1000)
+    values = {"weight": [1.0], "density": [density], "gamma": [gamma]}
+    got = merge("breadcrumbs", delta, values)
+    first = min(int(gamma * 1000), 1000 - int(density * 1000))
+    expected = delta.abs().argsort(descending=True)[first : first + int(density * 1000)]
+    assert set(got.nonzero().flatten().tolist()) == set(expected.tolist())
+
+
+def test_large_tensors_resolve_density_to_one_in_65536() -> None:
+    n = 300_000
+    delta = normal(n)
+    for density in (0.1, 0.123456, 0.5):
+        got = merge("ties", delta, {"weight": [1.0], "density": [density]})
+        assert abs(int(got.count_nonzero()) - density * n) <= n / 65_536 + 1
+        assert delta[got != 0].abs().min() >= delta[got == 0].abs().max()
+
+
+def test_ranks_of_rows() -> None:
+    rows = normal(7, 33).abs()
+    high, low = rank_planes(rows, descending=False)
+    ranks = (high.int() * 256 + low.int()).view(7, 33)
+    assert torch.equal(ranks, rows.argsort(dim=1).argsort(dim=1).int())
+
+
+@pytest.mark.parametrize("name", RANDOM)
+def test_masks_nest_as_density_grows(name: str) -> None:
+    delta = normal(40, 50)
+    before = torch.zeros(40, 50, dtype=torch.bool)
+    counts = []
+    for density in (0.0, 0.1, 0.3, 0.5, 0.9, 1.0):
+        now = merge(name, delta, {"weight": [1.0], "density": [density]}) != 0
+        assert (now | ~before).all()
+        before = now
+        counts.append(int(now.sum()))
+    assert counts[0] == 0
+    assert counts[-1] == 2000
+    assert counts[2] == pytest.approx(600, abs=100)
+
+
+@pytest.mark.parametrize("name", ["dare_linear", "della_linear"])
+def test_dropping_keeps_the_expected_value(name: str) -> None:
+    delta = normal(20, 30)
+    values = {"weight": [1.0], "density": [0.4]}
+    mean = sum(merge(name, delta, values, seed=s).double() for s in range(400)) / 400
+    noise = delta.double().abs() * ((1 / 0.25 - 1) / 400) ** 0.5  # p >= density - epsilon
+    assert ((mean - delta).abs() < 5 * noise).all()
+
+
+def test_della_keeps_large_entries_more_often() -> None:
+    delta = normal(2000, 20)
+    kept = merge("della_linear", delta, {"weight": [1.0], "density": [0.5], "epsilon": [0.3]}) != 0
+    ranks = delta.abs().argsort(dim=1).argsort(dim=1)
+    assert kept[ranks == 0].double().mean() == pytest.approx(0.2, abs=0.05)
+    assert kept[ranks == 19].double().mean() == pytest.approx(0.8, abs=0.05)
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_same_weights_in_whatever_pieces(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    deltas = [normal(70, 70, seed=s) for s in range(3)]
+    whole = merge(name, deltas, {})
+    monkeypatch.setattr(kernels.piecewise, "__kwdefaults__", {"whole": None, "size": 1 << 8})
+    assert torch.equal(whole, merge(name, deltas, {}))
+
+
+def test_masks_belong_to_seed_and_content() -> None:
+    deltas = [normal(30, 30, seed=s) for s in range(2)]
+    one = merge("dare_linear", deltas, {}, keys=("a", "b"))
+    swapped = merge("dare_linear", deltas[::-1], {}, keys=("b", "a"))
+    assert torch.allclose(one, swapped, atol=1e-6)
+    assert not torch.allclose(one, merge("dare_linear", deltas, {}, keys=("a", "c")), atol=0.1)
+    assert not torch.allclose(one, merge("dare_linear", deltas, {}, ("a", "b"), seed=1), atol=0.1)
+
+
+@pytest.mark.parametrize("name", ["ties", "dare_ties", "della", "breadcrumbs_ties"])
+def test_paper_election_is_linear_in_the_weights(name: str) -> None:
+    deltas = [normal(50, 40, seed=s) for s in range(3)]
+
+    def at(*weights: float) -> torch.Tensor:
+        fixed = {"election": "paper", "normalize": False}
+        return merge(name, deltas, {"weight": weights}, **fixed)
+
+    a, b = (0.3, 0.9, 0.1), (0.8, -0.2, 0.5)
+    both = at(*(2 * x - y for x, y in zip(a, b, strict=True)))
+    assert torch.allclose(both, 2 * at(*a) - at(*b), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_l1_restores_the_sum_of_magnitudes(name: str) -> None:
+    delta = normal(100, 70)
+    got = merge(name, delta, {"weight": [1.0], "density": [0.4]}, rescale=True, normalize=False)
+    assert int(got.count_nonzero()) < 0.6 * 7000
+    assert float(got.abs().sum()) == pytest.approx(float(delta.abs().sum()), rel=1e-5)
+
+
+def test_settings_are_checked() -> None:
+    with pytest.raises(
+        ConfigError, match=r"ties: fixed.rescale is '1/p'; expected one of none, l1"
+    ):
+        merge("ties", normal(3), {}, rescale="1/p")
+    with pytest.raises(ConfigError, match="expected weighted or paper"):
+        merge("della", normal(3), {}, election="count")
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_its_search_space_merges_a_model(name: str) -> None:
+    """The packaged space: loaded, decoded at its start, merged into live tensors."""
+    found = models.family("llama", True, "float32")
+    pool = ExpertPool.open(
+        str(found["base"]), {"a": str(found["expert_a"]), "b": str(found["expert_b"])}
+    )
+    spec = load_space(name)
+    spec["groups"] = {**spec["groups"], "blocks": 2}  # the tiny model has fewer layers
+    space = SearchSpace(spec, pool)
+    recipe = space.decode(space.start)
+    assert recipe.method == name
+    out = {t.name: torch.full(t.shape, float("nan")) for t in pool.tensors}
+    Merger(pool, name, recipe.fixed).merge(recipe, out)
+    changed = 0
+    for tensor, merged in out.items():
+        base, _ = pool.sources(tensor)
+        assert merged.isfinite().all()
+        changed += int(not torch.equal(merged, base))
+    assert changed > 0.5 * len(out)
