@@ -3,6 +3,7 @@
 * :mod:`~evomerge.methods.base`: the protocol (survey, prepare, combine).
 * :mod:`~evomerge.methods.counter`: uniform numbers as a function of (key, offset).
 * :mod:`~evomerge.methods.compiled`: elementwise functions, compiled in the background.
+* :mod:`~evomerge.methods.lanes`: what such functions need, in an eager and a compiled form.
 * :mod:`~evomerge.methods.kernels`: in-place combination, accumulated in fp32.
 * :mod:`~evomerge.methods.linear`: weighted average of models.
 * :mod:`~evomerge.methods.task_arithmetic`: base plus scaled task vectors.
