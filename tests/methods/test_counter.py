@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
-from evomerge.methods.counter import Key, bits, key, uniforms
+from evomerge.methods.counter import Key, bits, key, shifted, uniforms
 
 
 def by_numpy(of: Key, start: int, n: int) -> np.ndarray:
@@ -43,6 +43,14 @@ def test_pieces_fit_together(device: torch.device) -> None:
     whole = uniforms(key("k"), 0, 1000, device)
     parts = [uniforms(key("k"), s, 250, device) for s in range(0, 1000, 250)]
     assert torch.equal(whole, torch.cat(parts))
+
+
+@pytest.mark.parametrize("start", [0, 3 << 14, (1 << 32) - 512, 1 << 32, (7 << 32) + 999])
+def test_a_shifted_stream_starts_further_on(start: int) -> None:
+    of = key("k", 3)
+    moved = shifted(of, start)
+    assert all(-(1 << 31) <= half < 1 << 31 for half in (moved.first, moved.second))
+    assert torch.equal(bits(moved, 0, 256), bits(of, start, 256))
 
 
 def test_uniform_and_independent() -> None:
