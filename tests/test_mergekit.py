@@ -88,6 +88,8 @@ def recipe_of(name: str, spec: Mapping[str, Any], **fixed: Any) -> Recipe:
     }
     for p in row.equal:
         coefficients[p][:] = 1.0
+    if {"density", "epsilon"} <= coefficients.keys():  # DELLA: density +- epsilon within (0, 1)
+        coefficients["density"] = 0.4 + 0.2 * coefficients["density"]
     base = pool.base.ref if pool.base else None
     groups = tuple(g.group for g in placed)
     return Recipe(name, pool.refs, base, groups, coefficients, fixed)
@@ -171,6 +173,16 @@ def test_settings_that_mergekit_has_no_name_for() -> None:
     assert read(RAM + "parameters: {epsilon: 1e-3}").recipe.fixed == {"epsilon": 1e-3}
     stock = "models: [{model: @A}, {model: @B}]\nmerge_method: model_stock\nbase_model: BASE\n"
     assert read(stock).recipe.fixed == {"floor": 1e-6, "filter_wise": False}
+
+
+@pytest.mark.skipif("della" not in METHODS, reason="the method is not there")
+def test_densities_that_mergekit_s_della_refuses() -> None:
+    recipe = recipe_of("della", {}, rescale=True)
+    low = {**recipe.coefficients, "density": np.full((1, 2), 0.1), "epsilon": np.full((1, 1), 0.2)}
+    with pytest.raises(
+        ConfigError, match=r"between epsilon and 1 - epsilon.*0\.1 with epsilon 0\.2"
+    ):
+        to_mergekit(dataclasses.replace(recipe, coefficients=low))
 
 
 def test_a_slice_without_one_of_the_models() -> None:

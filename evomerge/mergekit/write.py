@@ -72,6 +72,7 @@ def to_mergekit(recipe: Recipe, dtype: str | None = None) -> str:
     if dtype not in {None, "auto", "float32"}:
         data["out_dtype"] = dtype
     data["slices"] = slices
+    _check_spread(recipe.method, values)
     _check_written(data, values, experts, row)
     comments = [f"evomerge recipe {recipe.id}", "mergekit-yaml THIS_FILE OUT"]
     comments += [f"Not the same: {row.differs}"] if row.differs else []
@@ -210,6 +211,17 @@ def _reference(path: str) -> Any:
     if "+" in path or (local and "@" in path):
         return {"model": {"path": path}}
     return path
+
+
+def _check_spread(name: str, values: Mapping[str, Values]) -> None:
+    """Raises ConfigError where mergekit would refuse DELLA's spread about the density."""
+    for tensor, v in values.items():
+        for density, epsilon in zip(v.get("density", ()), v.get("epsilon", ()), strict=False):
+            if 0 < density < 1 and not epsilon < density < 1 - epsilon:
+                raise ConfigError(
+                    f"mergekit's {name!r} takes densities between epsilon and 1 - epsilon, 0 or "
+                    f"1 only; {tensor!r} has {density:g} with epsilon {epsilon:g}."
+                )
 
 
 def _check_written(
