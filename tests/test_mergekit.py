@@ -141,6 +141,14 @@ def test_the_base_of_slerp_is_its_first_expert() -> None:
     assert third == pytest.approx(2 / 3)
 
 
+def test_slices_of_slerp_without_its_base() -> None:
+    f = models.family()
+    pair = [{"model": str(f[n]), "layer_range": [0, 4]} for n in ("expert_a", "expert_b")]
+    data = {"merge_method": "slerp", "base_model": str(f["base"]), "slices": [{"sources": pair}]}
+    with pytest.raises(ConfigError, match="none of the two models that slerp merges"):
+        from_mergekit(yaml.safe_dump(data | {"parameters": {"t": 0.5}}))
+
+
 def test_the_base_of_karcher_is_one_of_its_models() -> None:
     got = read("models: [{model: @A}]\nmerge_method: karcher\nbase_model: BASE").recipe
     assert [m.name for m in got.models] == ["base_2", "expert_a"]
