@@ -77,6 +77,8 @@ def model_stock(base, experts, c):
 
 
 def sce(base, experts, c):
+    if base.numel() == 0:
+        return base
     deltas = torch.stack([e - base for e in experts])
     variances = deltas.var(0, correction=0)
     n = int((variances != 0).sum() * c["select_topk"][0])
