@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from evomerge.adapter import Adapter
 from evomerge.errors import CheckpointError, ConfigError
 from evomerge.experts import ExpertPool
 from evomerge.methods import Basis, Sources, check_settings, method, usual_settings
+from evomerge.methods.low_rank import LowRank, Source
 from evomerge.methods.rounding import NARROW, dither_into
 from evomerge.placement import place
 from evomerge.prepared import PreparedCache
@@ -67,7 +69,14 @@ class Merger:
         self._basis: dict[str, Basis] = {}
 
     def _sources(self, tensor: str) -> Sources:
-        base, experts = self.pool.sources(tensor)
+        base = self.pool.base.tensor(tensor) if self.pool.base else None
+        thin = base is not None and getattr(self.method, "low_rank", False)
+        experts: list[Source] = []
+        for expert in self.pool.experts:
+            pair = expert.low_rank(tensor) if thin and isinstance(expert, Adapter) else None
+            experts.append(
+                LowRank(base, *pair) if base is not None and pair else expert.tensor(tensor)
+            )
         return Sources(tensor, base, experts, tuple(e.content for e in self.pool.experts))
 
     def _surveyed(self) -> Any:
@@ -86,8 +95,7 @@ class Merger:
                 basis = self._cache.basis(tensor, models, make)
             else:
                 basis = make()
-            moved = tuple(b.to(self._device) for b in basis.tensors)
-            basis = dataclasses.replace(basis, tensors=moved)
+            basis = dataclasses.replace(basis, tensors=_moved(basis.tensors, self._device))
             self._basis[tensor] = basis
         return basis
 
@@ -115,6 +123,24 @@ class Merger:
             for tensor, coefficients in rows(recipe):
                 if tensor in out:
                     self.merge_tensor(tensor, coefficients, out[tensor])
+
+
+def _moved(tensors: Sequence[Source], device: torch.device) -> tuple[Source, ...]:
+    """The same on a device; memory that several share is moved once."""
+    known: dict[tuple[int, torch.dtype, torch.Size], torch.Tensor] = {}
+
+    def once(tensor: torch.Tensor) -> torch.Tensor:
+        key = (tensor.data_ptr(), tensor.dtype, tensor.shape)
+        if key not in known:
+            known[key] = tensor.to(device)
+        return known[key]
+
+    return tuple(
+        LowRank(once(t.base), t.left.to(device), t.right.to(device))
+        if isinstance(t, LowRank)
+        else once(t)
+        for t in tensors
+    )
 
 
 def rows(recipe: Recipe) -> Iterator[tuple[str, dict[str, list[float]]]]:

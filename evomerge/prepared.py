@@ -27,6 +27,7 @@ import numpy as np
 import torch
 
 from evomerge.methods import Basis
+from evomerge.methods.low_rank import LowRank, Source
 from evomerge.recipe import Scalar
 
 log = logging.getLogger(__name__)
@@ -65,9 +66,7 @@ class PreparedCache:
         """The method's survey, made by ``make`` where it is not stored."""
         return self._through("survey", make, (), lambda value: ((), value), lambda _, value: value)
 
-    def basis(
-        self, tensor: str, sources: Sequence[torch.Tensor], make: Callable[[], Basis]
-    ) -> Basis:
+    def basis(self, tensor: str, sources: Sequence[Source], make: Callable[[], Basis]) -> Basis:
         """The basis of one tensor, made by ``make`` where it is not stored.
 
         Args:
@@ -83,9 +82,9 @@ class PreparedCache:
         self,
         name: str,
         make: Callable[[], Any],
-        sources: Sequence[torch.Tensor],
-        split: Callable[[Any], tuple[tuple[torch.Tensor, ...], Any]],
-        join: Callable[[tuple[torch.Tensor, ...], Any], Any],
+        sources: Sequence[Source],
+        split: Callable[[Any], tuple[tuple[Source, ...], Any]],
+        join: Callable[[tuple[Source, ...], Any], Any],
     ) -> Any:
         if self._folder is None:
             return make()
@@ -119,10 +118,14 @@ def source_hash() -> str:
     return digest.hexdigest()
 
 
-def _index(tensor: torch.Tensor, sources: Sequence[torch.Tensor]) -> int | None:
+def _index(tensor: Source, sources: Sequence[Source]) -> int | None:
     """Which of the sources a tensor is."""
     for i, source in enumerate(sources):
-        same = tensor is source or (
+        if tensor is source:
+            return i
+        if isinstance(tensor, LowRank) or isinstance(source, LowRank):
+            continue
+        same = (
             tensor.data_ptr() == source.data_ptr()
             and tensor.shape == source.shape
             and tensor.dtype == source.dtype
@@ -133,9 +136,7 @@ def _index(tensor: torch.Tensor, sources: Sequence[torch.Tensor]) -> int | None:
     return None
 
 
-def _write(
-    path: Path, tensors: Sequence[torch.Tensor], extra: Any, sources: Sequence[torch.Tensor]
-) -> bool:
+def _write(path: Path, tensors: Sequence[Source], extra: Any, sources: Sequence[Source]) -> bool:
     """Whether it could be written; a full disk costs time and memory, not correctness."""
     from safetensors.torch import save_file
 
@@ -143,7 +144,12 @@ def _write(
     places: list[int | str] = []
     for tensor in tensors:
         index = _index(tensor, sources)
-        places.append(_store(tensor, stored) if index is None else index)
+        if index is not None:
+            places.append(index)
+        elif isinstance(tensor, LowRank):
+            raise TypeError("a method's basis holds factors that are none of its sources")
+        else:
+            places.append(_store(tensor, stored))
     note = json.dumps({"tensors": places, "extra": _encode(extra, stored)})
     temporary = None
     try:
@@ -159,9 +165,7 @@ def _write(
     return True
 
 
-def _read(
-    path: Path, sources: Sequence[torch.Tensor]
-) -> tuple[tuple[torch.Tensor, ...], Any] | None:
+def _read(path: Path, sources: Sequence[Source]) -> tuple[tuple[Source, ...], Any] | None:
     """What :func:`_write` wrote, its tensors views of the mapped file; None where it is not."""
     from safetensors import SafetensorError, safe_open
 

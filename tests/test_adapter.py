@@ -17,6 +17,7 @@ from evomerge.errors import CheckpointError
 from evomerge.experts import ExpertPool
 from evomerge.groups import GroupSpec, build_groups
 from evomerge.materialize import Merger
+from evomerge.methods.low_rank import LowRank
 from evomerge.recipe import Recipe
 
 GOLDEN = Path(__file__).parent / "golden" / "lora"
@@ -62,6 +63,42 @@ def test_one_adapter_is_what_peft_merges_into_the_base(case: str, adapter: str) 
 def test_two_adapters_equal_add_weighted_adapter(case: str) -> None:
     expected = load_file(GOLDEN / case / "ab.safetensors")
     assert_close(merged(open_case(case, "a", "b"), [0.7, 0.4]), expected)
+
+
+@pytest.mark.parametrize("method", ["linear", "task_arithmetic"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_factors_are_never_multiplied_out(
+    method: str, dtype: torch.dtype, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the method is linear, and equal to the dense merge; rounded once."""
+    pool = open_case("llama", "a", "b")
+    name = "model.layers.0.self_attn.q_proj.weight"
+    base, experts = pool.sources(name)
+    assert base is not None
+    w = [0.7, 0.4]
+    if method == "linear":
+        exact = sum(x / sum(w) * e.double() for x, e in zip(w, experts, strict=True))
+    else:
+        delta = sum(x * (e.double() - base.double()) for x, e in zip(w, experts, strict=True))
+        exact = base.double() + delta
+    monkeypatch.setattr(Adapter, "tensor", None)
+    merger = Merger(pool, method, {}, device)
+    out = torch.full(base.shape, float("nan"), dtype=dtype, device=device)
+    merger.merge_tensor(name, {"weight": w}, out)
+    eps = max(torch.finfo(dtype).eps, 2e-7)
+    assert torch.allclose(out.double().cpu(), exact, rtol=eps, atol=2e-7)
+    assert sum(isinstance(t, LowRank) for t in merger._prepared(name).tensors) == 2
+
+
+def test_other_methods_get_the_dense_tensor() -> None:
+    pool = open_case("llama", "a", "b")
+    name = "model.layers.0.self_attn.q_proj.weight"
+    out = torch.empty(pool.sources(name)[1][0].shape)
+    values = {"weight": [1.0, 1.0], "density": [0.5, 0.5], "lambda": [1.0]}
+    merger = Merger(pool, "ties", {})
+    merger.merge_tensor(name, values, out)
+    assert not any(isinstance(t, LowRank) for t in merger._prepared(name).tensors)
+    assert torch.isfinite(out).all()
 
 
 def test_an_adapter_beside_a_full_checkpoint(tmp_path: Path) -> None:

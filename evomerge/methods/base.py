@@ -37,14 +37,16 @@ class Sources:
     Attributes:
         name: The tensor's name.
         base: The base model's tensor, or None.
-        experts: K tensors of the same shape. All are memory-mapped: never written to.
+        experts: K tensors of the same shape. All are memory-mapped: never written to. LoRA
+            adapters come as :class:`~evomerge.methods.low_rank.LowRank` to methods with an
+            attribute ``low_rank`` that is true, as dense tensors to all others.
         keys: K strings that identify the experts' contents wherever they lie, for random masks
             that are the same on every machine; empty where nobody knows them.
     """
 
     name: str
     base: torch.Tensor | None
-    experts: Sequence[torch.Tensor]
+    experts: Sequence[Any]
     keys: tuple[str, ...] = ()
 
 
@@ -54,11 +56,12 @@ class Basis:
 
     Attributes:
         tensors: On the live model's device when they are combined; the sources themselves where a
-            method needs no copy.
+            method needs no copy. Tensors, or :class:`~evomerge.methods.low_rank.LowRank` where
+            the method takes those.
         extra: Small plain data that stays on the host: norms, angles, a Gram matrix.
     """
 
-    tensors: tuple[torch.Tensor, ...]
+    tensors: tuple[Any, ...]
     extra: Any = None
 
 

@@ -13,6 +13,7 @@ import torch
 
 from evomerge.methods import compiled
 from evomerge.methods.lanes import Buffers, Lanes
+from evomerge.methods.low_rank import Source, expanded, stacked
 
 CHUNK = 1 << 18
 """Entries of an fp32 sum that is taken at once: 1 MiB, a core's own cache."""
@@ -23,18 +24,37 @@ PIECE = 1 << 14
 _LONG_PIECE = 1 << 28  # a divisor of 2^32, for counter.shifted, and within int32
 
 
-def weighted_sum(
-    out: torch.Tensor, tensors: Sequence[torch.Tensor], weights: Sequence[float]
-) -> None:
+def weighted_sum(out: torch.Tensor, tensors: Sequence[Source], weights: Sequence[float]) -> None:
     """Writes ``sum_i weights[i] * tensors[i]`` into ``out``.
 
     Products and sums are taken in fp32 (fp64 where ``out`` is fp64) and rounded once, to nearest.
 
     Args:
         out: Any shape, floating dtype and device, contiguous; written in place.
-        tensors: n tensors of ``out``'s shape and device, any floating dtype; not written to.
+        tensors: n tensors of ``out``'s shape and device, any floating dtype; not written to. Of a
+            low-rank one the factors are multiplied, with those of all others at once.
         weights: n finite numbers; a tensor whose weight is 0 is not read.
     """
+    dense, numbers, products = expanded(tensors, weights)
+    products = [(w, p) for w, p in products if w != 0.0]
+    if not products:
+        _dense_sum(out, dense, numbers)
+        return
+    left, right = (f.to(wide_dtype(out)) for f in stacked(products))
+    rows = max(1, out.numel() if out.is_cuda else CHUNK // max(1, out.shape[1]))
+    for start in range(0, len(out), rows):
+        part = slice(start, start + rows)
+        target = out[part]
+        total = target if out.dtype == left.dtype else torch.empty_like(target, dtype=left.dtype)
+        _dense_sum(total, [t[part] for t in dense], numbers)
+        total.addmm_(left[part], right)
+        if total is not target:
+            target.copy_(total)
+
+
+def _dense_sum(
+    out: torch.Tensor, tensors: Sequence[torch.Tensor], weights: Sequence[float]
+) -> None:
     terms = [(t, float(w)) for t, w in zip(tensors, weights, strict=True) if w != 0.0]
     if not terms:
         out.zero_()
