@@ -126,7 +126,7 @@ def export(
         pool = pool_of(recipe)
     else:
         check_recipe(recipe, pool)
-    recipe = _located(recipe, pool)
+    recipe = located(recipe, pool)
     items = _items(pool, dtype)
     if not overwrite and _taken(out, recipe, items):
         return out
@@ -171,8 +171,13 @@ def _parse_size(size: int | str) -> int:
     return int(float(match.group(1)) * unit)
 
 
-def _located(recipe: Recipe, pool: ExpertPool) -> Recipe:
-    """The recipe with content hashes and absolute paths: it works from any folder."""
+def located(recipe: Recipe, pool: ExpertPool) -> Recipe:
+    """The recipe with content hashes and absolute paths: it works from any folder.
+
+    Args:
+        recipe: Any recipe of ``pool``'s models.
+        pool: Those models, opened.
+    """
 
     def place(ref: ModelRef, found: Checkpoint) -> ModelRef:
         local = Path(found.source).expanduser().is_dir()

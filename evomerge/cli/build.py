@@ -66,6 +66,7 @@ def build_plan(config: Config) -> Plan:
     Raises:
         EvomergeError: Whatever is wrong with it.
     """
+    from evomerge.cli.export import expert_folder
     from evomerge.experts import ExpertPool
     from evomerge.gram import geometry
     from evomerge.optimizers.base import Problem
@@ -84,7 +85,10 @@ def build_plan(config: Config) -> Plan:
             raise unknown_name("key of models", str(key), MODEL_KEYS)
     chosen = component_class("optimizer", config["optimizer"])  # a typo should not cost a hash
     component_class("executor", config["executor"])
-    pool = ExpertPool.open(models.get("base"), models.get("experts") or {})
+    experts = models.get("experts") or {}
+    if isinstance(experts, Mapping):
+        experts = {name: expert_folder(str(source)) for name, source in experts.items()}
+    pool = ExpertPool.open(models.get("base"), experts)
     space = SearchSpace(spec, pool)
     wants_geometry = getattr(chosen, "needs_geometry", False)
     problem = Problem(

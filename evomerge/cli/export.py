@@ -49,30 +49,57 @@ def merge_file(path: Path, out: Path, options: dict[str, Any]) -> list[str]:
     Raises:
         EvomergeError: Not a recipe, or it cannot be written.
     """
+    from evomerge.export import export, pool_of
+
+    recipe, dtype, notes = _read_recipe(path)
+    if options["dtype"] == "auto":
+        options = {**options, "dtype": dtype}
+    lines = [*(f"note: {n}" for n in notes), f"merged {path} into {shlex.quote(str(out))}"]
+    export(recipe, out, pool=pool_of(recipe), on_rounded=lines.append, **options)
+    return lines
+
+
+def expert_folder(source: str) -> str:
+    """Where an expert lies: what the user wrote, or the checkpoint of a recipe file.
+
+    A recipe is merged once, into the cache folder, and is a model like any other from then on.
+
+    Args:
+        source: A folder, a hub id, or a recipe (``.yaml``), ours or mergekit's.
+
+    Raises:
+        EvomergeError: Not a recipe, or it cannot be written.
+    """
+    path = Path(source).expanduser()
+    if path.suffix not in {".yaml", ".yml"}:
+        return source
+    from evomerge.checkpoint import cache_folder
+    from evomerge.export import export, located, pool_of
+
+    recipe, dtype, _ = _read_recipe(path)
+    pool = pool_of(recipe)
+    out = cache_folder() / "merged" / f"{located(recipe, pool).id[:32]}-{dtype}"
+    return str(export(recipe, out, pool=pool, dtype=dtype))
+
+
+def _read_recipe(path: Path) -> tuple[Recipe, str, tuple[str, ...]]:
+    """A recipe file, ours or mergekit's, the dtype to write it in, and notes for the user."""
     import yaml
 
-    from evomerge.export import export, pool_of
     from evomerge.mergekit import from_mergekit
 
     try:
         text = path.read_text()
     except OSError as e:
         raise ConfigError(f"{path} cannot be read: {e.strerror}.") from e
-    notes: tuple[str, ...] = ()
     try:
         data = yaml.safe_load(text)
     except yaml.YAMLError:
         data = None  # from_mergekit says what is wrong, several documents included
     if isinstance(data, dict) and "format" in data:
-        recipe = Recipe.from_dict(data)
-    else:
-        imported = from_mergekit(text)
-        recipe, notes = imported.recipe, imported.notes
-        if options["dtype"] == "auto":
-            options = {**options, "dtype": imported.dtype}
-    lines = [*(f"note: {n}" for n in notes), f"merged {path} into {shlex.quote(str(out))}"]
-    export(recipe, out, pool=pool_of(recipe), on_rounded=lines.append, **options)
-    return lines
+        return Recipe.from_dict(data), "auto", ()
+    imported = from_mergekit(text)
+    return imported.recipe, imported.dtype, imported.notes
 
 
 def _card(run: Run, trial: Trial) -> ModelCard:
