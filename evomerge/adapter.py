@@ -137,6 +137,11 @@ class Adapter(Checkpoint):
         return dataclasses.replace(self, content=content, base=base)
 
 
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter rather than a full checkpoint."""
+    return (folder / CONFIG).exists() and not (folder / "config.json").exists()
+
+
 def open_expert(name: str, source: str, base: Checkpoint | None) -> Checkpoint:
     """Opens an expert: a full checkpoint, or an adapter of the base.
 
@@ -149,7 +154,7 @@ def open_expert(name: str, source: str, base: Checkpoint | None) -> Checkpoint:
         CheckpointError: See :meth:`Checkpoint.open` and :meth:`Adapter.read`.
     """
     folder = locate(name, source)
-    if (folder / CONFIG).exists() and not (folder / "config.json").exists():
+    if is_adapter(folder):
         return Adapter.read(name, source, folder, base)
     return Checkpoint.open(name, source)
 

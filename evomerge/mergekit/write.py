@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from evomerge.adapter import is_adapter
 from evomerge.errors import ConfigError
 from evomerge.experts import MergeTensor, layer_of, role_of
 from evomerge.mergekit.config import model_source, read_slices
@@ -84,6 +85,12 @@ def to_mergekit(recipe: Recipe, dtype: str | None = None) -> str:
 
 def _check_expressible(recipe: Recipe, row: Row, fixed: Mapping[str, Scalar]) -> None:
     """Raises ConfigError where the recipe uses what mergekit's method lacks."""
+    for model in recipe.models:
+        if is_adapter(Path(model.path).expanduser()):
+            raise ConfigError(
+                f"{model.name!r} is a LoRA adapter: merge it into its base first (peft's "
+                "merge_and_unload) and name the result."
+            )
     for name, value in row.only.items():
         if (recipe.coefficients[name] != value).any():
             raise ConfigError(

@@ -44,6 +44,8 @@ def test_an_adapter_beside_a_checkpoint_searched_and_exported(project, family, m
     run = search(f"models.experts.b={adapter}", f"search_space={method}" if method == "ties" else
                  "search_space=global")  # fmt: skip
     assert main(["export", str(run), "--pick", "trial=6", "--out", "out"]) == 0
+    assert not Path("out/mergekit.yaml").exists()
+    assert "'b' is a LoRA adapter" in Path("out/README.md").read_text()
     recipe = Recipe.from_yaml(Path("out/recipe.yaml").read_text())
     assert recipe.models[1].path == str(adapter.resolve())
     base, mine = (load_file(p / "model.safetensors") for p in (family["base"], Path("out")))
