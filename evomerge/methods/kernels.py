@@ -18,8 +18,8 @@ from evomerge.methods.low_rank import Source, expanded, stacked
 CHUNK = 1 << 18
 """Entries of an fp32 sum that is taken at once: 1 MiB, a core's own cache."""
 
-PIECE = 1 << 14
-"""Entries per step of an eager elementwise function, which holds a dozen temporaries."""
+PIECE = 1 << 17
+"""Entries per step of an eager elementwise function: long enough to hide the calls' overhead."""
 
 _LONG_PIECE = 1 << 28  # a divisor of 2^32, for counter.shifted, and within int32
 
@@ -65,7 +65,7 @@ def _dense_sum(
     if out.dtype == wide and all(t.dtype == wide for t in kept):
         _sum_in_place(out, kept, numbers)
     else:
-        piecewise("weighted sum", _sum_piece, out, kept, numbers, size=CHUNK >> 2)
+        piecewise("weighted sum", _sum_piece, out, kept, numbers)
 
 
 def wide_dtype(out: torch.Tensor) -> torch.dtype:

@@ -22,6 +22,14 @@ class Lanes(Protocol):
         """An uninitialised tensor of the piece's length."""
         ...
 
+    def mark(self) -> Any:
+        """What :meth:`release` returns to."""
+        ...
+
+    def release(self, mark: Any) -> None:
+        """Takes back every temporary that was given since the mark."""
+        ...
+
     def below(self, x: torch.Tensor, bound: Number | torch.Tensor) -> Any:
         """The mask ``x < bound``."""
         ...
@@ -58,21 +66,29 @@ class Buffers:
     def __init__(self, size: int, device: torch.device) -> None:
         self._size = size
         self._device = device
-        self._all: list[torch.Tensor] = []
-        self._taken = 0
+        self._all: dict[torch.dtype, list[torch.Tensor]] = {}
+        self._taken: dict[torch.dtype, int] = {}
         self._n = size
 
     def restart(self, n: int) -> None:
         """Begins a piece of ``n`` entries."""
-        self._taken, self._n = 0, n
+        self._taken, self._n = {}, n
 
     def spare(self, dtype: torch.dtype) -> torch.Tensor:
-        """The next one: every piece asks for the same dtypes in the same order."""
-        if self._taken == len(self._all):
-            self._all.append(torch.empty(self._size, dtype=dtype, device=self._device))
-        self._taken += 1
-        found = self._all[self._taken - 1]
-        return found if self._n == self._size else found[: self._n]
+        """The next one of its dtype."""
+        made, taken = self._all.setdefault(dtype, []), self._taken.get(dtype, 0)
+        if taken == len(made):
+            made.append(torch.empty(self._size, dtype=dtype, device=self._device))
+        self._taken[dtype] = taken + 1
+        return made[taken] if self._n == self._size else made[taken][: self._n]
+
+    def mark(self) -> dict[torch.dtype, int]:
+        """How many of each dtype are taken."""
+        return dict(self._taken)
+
+    def release(self, mark: dict[torch.dtype, int]) -> None:
+        """Those taken since are the next ones again."""
+        self._taken = dict(mark)
 
     def below(self, x: torch.Tensor, bound: Number | torch.Tensor) -> Any:
         """1.0 or 0.0."""
@@ -113,6 +129,12 @@ class Fused:
     def spare(self, dtype: torch.dtype) -> torch.Tensor:
         """A name for what the compiler keeps in registers."""
         return torch.empty_like(self._like, dtype=dtype)
+
+    def mark(self) -> None:
+        """Nothing is held."""
+
+    def release(self, mark: None) -> None:
+        """Nothing to take back."""
 
     def below(self, x: torch.Tensor, bound: Number | torch.Tensor) -> Any:
         """A boolean."""

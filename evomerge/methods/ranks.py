@@ -13,7 +13,7 @@ import torch
 LEVELS = 1 << 16
 """Number of distinct ranks."""
 
-_ROWS_AT_ONCE = 1 << 22  # entries whose 8-byte sort keys are held at a time, if rows allow it
+_AT_ONCE = 1 << 20  # entries: of several short rows, or of a piece of a long one
 
 
 def rank_planes(magnitudes: torch.Tensor, *, descending: bool) -> tuple[torch.Tensor, ...]:
@@ -29,8 +29,7 @@ def rank_planes(magnitudes: torch.Tensor, *, descending: bool) -> tuple[torch.Te
     """
     rows, n = magnitudes.shape
     ranks = np.empty((rows, n), dtype=np.uint16)
-    level = (np.arange(n, dtype=np.int64) * LEVELS // max(n, LEVELS)).astype(np.uint16)
-    step = max(1, _ROWS_AT_ONCE // max(1, n))
+    step = max(1, _AT_ONCE // max(1, n))
     for start in range(0, rows, step):
         part = magnitudes[start : start + step].contiguous().view(torch.int32).numpy()
         # A magnitude's bits sort like the number. With the position below them the keys are
@@ -39,9 +38,13 @@ def rank_planes(magnitudes: torch.Tensor, *, descending: bool) -> tuple[torch.Te
         if descending:
             np.subtract(np.iinfo(np.int32).max, keys, out=keys)
         keys <<= 32
-        keys |= np.arange(n, dtype=np.int64)
+        row = np.arange(len(keys))[:, None]
+        pieces = [slice(c, min(c + _AT_ONCE, n)) for c in range(0, n, _AT_ONCE)]
+        for piece in pieces:
+            keys[:, piece] |= np.arange(piece.start, piece.stop)
         keys.sort(axis=1)
-        keys &= 0xFFFFFFFF
-        np.put_along_axis(ranks[start : start + step], keys, level[None], axis=1)
+        for piece in pieces:
+            level = np.arange(piece.start, piece.stop) * LEVELS // max(n, LEVELS)
+            ranks[start + row, keys[:, piece] & 0xFFFFFFFF] = level
     flat = ranks.reshape(-1)
     return tuple(torch.from_numpy(b.astype(np.uint8)) for b in (flat >> 8, flat & 0xFF))

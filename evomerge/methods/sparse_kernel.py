@@ -106,8 +106,11 @@ class Form:
         wide, found, offsets = base.dtype, [], None
         if self.random:
             offsets = torch.arange(base.numel(), out=lanes.spare(torch.int32))
-        for k, expert in enumerate(experts):
-            delta = lanes.spare(wide).copy_(expert).sub_(base)
+        deltas = [lanes.spare(wide) for _ in experts]
+        mark = lanes.mark()
+        for k, (expert, room) in enumerate(zip(experts, deltas, strict=True)):
+            lanes.release(mark)
+            delta = room.copy_(expert).sub_(base)
             rank = _rank(planes[2 * k : 2 * k + 2], wide, lanes) if self.ranked else None
             first, second = windows[2 * k : 2 * k + 2]
             if offsets is not None:
@@ -122,6 +125,7 @@ class Form:
                 if self.bounded:
                     delta = lanes.only(lanes.above(rank, first - 1), delta)
             found.append(delta)
+        lanes.release(mark)
         return found
 
 
