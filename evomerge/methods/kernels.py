@@ -14,6 +14,7 @@ import torch
 from evomerge.methods import compiled
 from evomerge.methods.lanes import Buffers, Lanes
 from evomerge.methods.low_rank import Source, expanded, stacked
+from evomerge.methods.parts import wide_dtype
 
 CHUNK = 1 << 18
 """Entries of an fp32 sum that is taken at once: 1 MiB, a core's own cache."""
@@ -66,11 +67,6 @@ def _dense_sum(
         _sum_in_place(out, kept, numbers)
     else:
         piecewise("weighted sum", _sum_piece, out, kept, numbers)
-
-
-def wide_dtype(out: torch.Tensor) -> torch.dtype:
-    """What a merge into ``out`` is computed in: fp32, or fp64 where ``out`` is."""
-    return torch.float64 if out.dtype == torch.float64 else torch.float32
 
 
 def piecewise(

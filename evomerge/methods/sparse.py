@@ -30,8 +30,9 @@ import torch
 from evomerge.errors import ConfigError
 from evomerge.methods.base import Basis, Parameter, Scalar, Sources
 from evomerge.methods.counter import Key, key, shifted
-from evomerge.methods.kernels import CHUNK, piecewise, wide_dtype
+from evomerge.methods.kernels import CHUNK, piecewise
 from evomerge.methods.lanes import Lanes
+from evomerge.methods.parts import wide_dtype
 from evomerge.methods.ranks import LEVELS, rank_planes
 from evomerge.methods.sparse_kernel import Form, widened
 

@@ -21,8 +21,8 @@ from typing import Any
 import torch
 
 from evomerge.methods.counter import hash_
-from evomerge.methods.kernels import wide_dtype
 from evomerge.methods.lanes import Lanes
+from evomerge.methods.parts import wide_dtype
 
 
 @dataclasses.dataclass(frozen=True)
