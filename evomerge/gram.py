@@ -10,15 +10,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from evomerge.experts import ExpertPool
 from evomerge.geometry import Geometry
+from evomerge.methods.inner_products import gram
 from evomerge.recipe import LayerGroup
 from evomerge.space import SearchSpace
-
-_CHUNK = 1 << 18
-"""Entries taken at a time, so that the float64 copies stay small."""
 
 
 def grams(
@@ -39,14 +36,7 @@ def grams(
     for g, group in enumerate(groups):
         for name in group.tensors:
             base, experts = pool.sources(name)
-            flats = [e.reshape(-1) for e in experts]
-            origin = base.reshape(-1) if task_vectors and base is not None else None
-            for start in range(0, flats[0].numel(), _CHUNK):
-                part = slice(start, start + _CHUNK)
-                rows = torch.stack([f[part].double() for f in flats])
-                if origin is not None:
-                    rows -= origin[part].double()
-                found[g] += (rows @ rows.T).numpy()
+            found[g] += gram(experts, base if task_vectors else None)
     return found
 
 

@@ -33,7 +33,8 @@ class Merger:
 
     Raises:
         UnknownNameError: No such method.
-        ConfigError: An unknown fixed setting, or no base where the method needs one.
+        ConfigError: An unknown fixed setting, no base where the method needs one, or another
+            number of experts than it takes.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class Merger:
     ) -> None:
         self.pool = pool
         self.method = method(name)
-        check_settings(name, fixed, has_base=pool.base is not None)
+        check_settings(name, fixed, has_base=pool.base is not None, n_experts=len(pool.experts))
         self.fixed: Mapping[str, Scalar] = {**self.method.fixed, **fixed}
         self._device = torch.device(device)
         self._survey = self.method.survey(
@@ -95,7 +96,9 @@ def rows(recipe: Recipe) -> Iterator[tuple[str, dict[str, list[float]]]]:
 def check_recipe(recipe: Recipe, pool: ExpertPool) -> None:
     """Raises ConfigError unless the recipe fits the pool: models, tensors, parameters."""
     chosen = method(recipe.method)
-    check_settings(recipe.method, recipe.fixed, has_base=pool.base is not None)
+    check_settings(
+        recipe.method, recipe.fixed, has_base=pool.base is not None, n_experts=len(pool.experts)
+    )
     if len(recipe.models) != len(pool.experts):
         raise ConfigError(
             f"the recipe merges {len(recipe.models)} experts, the pool has {len(pool.experts)}."

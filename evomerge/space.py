@@ -86,7 +86,9 @@ class SearchSpace:
         chosen = method(str(spec["method"]))
         self.method = chosen.name
         self.fixed: dict[str, Scalar] = dict(spec.get("fixed") or {})
-        check_settings(chosen.name, self.fixed, has_base=pool.base is not None)
+        check_settings(
+            chosen.name, self.fixed, has_base=pool.base is not None, n_experts=len(pool.experts)
+        )
         groups = GroupSpec.parse(spec.get("groups") or {})
         self.groups = build_groups(groups, pool.tensors, pool.n_layers)
         self._base: ModelRef | None = pool.base.ref if pool.base else None

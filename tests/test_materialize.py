@@ -21,6 +21,7 @@ from evomerge.materialize import (
     rows,
 )
 from evomerge.recipe import ModelRef, Recipe
+from evomerge.space import SearchSpace
 from tests import models
 
 CASES = [("llama", True), ("llama", False), ("qwen2", True), ("gpt2", True)]
@@ -127,11 +128,39 @@ def test_experts_stay_mapped_and_untouched() -> None:
 
 def test_settings() -> None:
     with pytest.raises(UnknownNameError, match="task_arithmetic"):
-        check_settings("task_aritmetic", {}, has_base=True)
+        check_settings("task_aritmetic", {}, has_base=True, n_experts=2)
     with pytest.raises(ConfigError, match=r"fixed.normalise: .*\['normalize'\]"):
-        check_settings("linear", {"normalise": True}, has_base=False)
+        check_settings("linear", {"normalise": True}, has_base=False, n_experts=2)
     with pytest.raises(ConfigError, match=r"needs models.base"):
-        check_settings("task_arithmetic", {}, has_base=False)
+        check_settings("task_arithmetic", {}, has_base=False, n_experts=2)
+    with pytest.raises(ConfigError, match=r"needs models.base.*fixed.task_vectors to false"):
+        check_settings("nuslerp", {"task_vectors": True}, has_base=False, n_experts=2)
+    check_settings("nuslerp", {"task_vectors": True}, has_base=True, n_experts=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "n_experts", "words"),
+    [
+        ("slerp", 3, "takes exactly 2 experts, got 3; list fewer under models.experts"),
+        ("nuslerp", 1, "takes exactly 2 experts, got 1; list more"),
+        ("nearswap", 2, "takes exactly 1 expert beside the base, got 2; list fewer"),
+        ("model_stock", 1, "takes 2 or more experts beside the base, got 1; list more"),
+    ],
+)
+def test_number_of_experts(name: str, n_experts: int, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        check_settings(name, {}, has_base=True, n_experts=n_experts)
+
+
+def test_a_pool_with_another_number_of_experts_is_refused_by_space_and_merger() -> None:
+    pool = open_family()
+    with pytest.raises(ConfigError, match="'passthrough' takes exactly 1 expert, got 2"):
+        Merger(pool, "passthrough", {})
+    with pytest.raises(ConfigError, match="'nearswap' takes exactly 1 expert beside the base"):
+        SearchSpace({"method": "nearswap"}, pool)
+    recipe = dataclasses.replace(random_recipe(pool), method="passthrough")
+    with pytest.raises(ConfigError, match="'passthrough' takes exactly 1 expert, got 2"):
+        check_recipe(recipe, pool)
 
 
 def test_recipe_and_pool_must_fit() -> None:

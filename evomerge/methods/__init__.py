@@ -1,9 +1,23 @@
 """Merge methods: one file each, all in :data:`METHODS`.
 
 * :mod:`~evomerge.methods.base`: the protocol (survey, prepare, combine).
+* :mod:`~evomerge.methods.arc`: the two coefficients of a point on an arc.
 * :mod:`~evomerge.methods.counter`: uniform numbers as a function of (key, offset).
+* :mod:`~evomerge.methods.inner_products`: Gram matrices in float64, of tensors or their rows.
 * :mod:`~evomerge.methods.kernels`: in-place fp32-accumulated weighted sums.
+* :mod:`~evomerge.methods.parts`: walking tensors piece by piece.
+
+* :mod:`~evomerge.methods.arcee_fusion`: an expert's most important changes.
+* :mod:`~evomerge.methods.karcher`: the mean on the sphere.
 * :mod:`~evomerge.methods.linear`: weighted average of models.
+* :mod:`~evomerge.methods.model_stock`: towards the experts' mean as far as their angle says.
+* :mod:`~evomerge.methods.multislerp`: mean direction at mean length.
+* :mod:`~evomerge.methods.nearswap`: at most a fixed step away from the base.
+* :mod:`~evomerge.methods.nuslerp`: the arc between two models or two task vectors, by weights.
+* :mod:`~evomerge.methods.passthrough`: one model, scaled.
+* :mod:`~evomerge.methods.ram`: task vectors averaged over those that changed an entry.
+* :mod:`~evomerge.methods.sce`: select by variance, weigh by energy, erase minorities.
+* :mod:`~evomerge.methods.slerp`: the arc between two models.
 * :mod:`~evomerge.methods.task_arithmetic`: base plus scaled task vectors.
 
 To add one: write the file, add a line below, add ``search_spaces/<name>.yaml``; the contract suite
@@ -15,13 +29,47 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from evomerge.errors import ConfigError, unknown_name
+from evomerge.methods.arcee_fusion import ArceeFusion
 from evomerge.methods.base import Basis, MergeMethod, Parameter, Scalar, Sources
+from evomerge.methods.karcher import Karcher
 from evomerge.methods.linear import Linear
+from evomerge.methods.model_stock import ModelStock
+from evomerge.methods.multislerp import MultiSlerp
+from evomerge.methods.nearswap import NearSwap
+from evomerge.methods.nuslerp import NuSlerp
+from evomerge.methods.passthrough import Passthrough
+from evomerge.methods.ram import Ram, RamPlus
+from evomerge.methods.sce import Sce
+from evomerge.methods.slerp import Slerp
 from evomerge.methods.task_arithmetic import TaskArithmetic
 
-METHODS: dict[str, MergeMethod] = {m.name: m for m in (Linear(), TaskArithmetic())}
+_ALL: tuple[MergeMethod, ...] = (
+    Linear(),
+    TaskArithmetic(),
+    Slerp(),
+    NuSlerp(),
+    MultiSlerp(),
+    Karcher(),
+    ModelStock(),
+    Sce(),
+    Ram(),
+    RamPlus(),
+    NearSwap(),
+    ArceeFusion(),
+    Passthrough(),
+)
+METHODS: dict[str, MergeMethod] = {m.name: m for m in _ALL}
 
-__all__ = ["METHODS", "Basis", "MergeMethod", "Parameter", "Sources", "check_settings", "method"]
+__all__ = [
+    "METHODS",
+    "Basis",
+    "MergeMethod",
+    "Parameter",
+    "Sources",
+    "check_settings",
+    "experts_taken",
+    "method",
+]
 
 
 def method(name: str) -> MergeMethod:
@@ -36,8 +84,22 @@ def method(name: str) -> MergeMethod:
         raise unknown_name("merge method", name, METHODS) from None
 
 
-def check_settings(name: str, fixed: Mapping[str, Scalar], *, has_base: bool) -> None:
-    """Raises ConfigError where a method's fixed settings or its need of a base are not met."""
+def check_settings(
+    name: str, fixed: Mapping[str, Scalar], *, has_base: bool, n_experts: int
+) -> None:
+    """Checks what a method is given before anything expensive.
+
+    Args:
+        name: The method.
+        fixed: Its settings that are not searched.
+        has_base: Whether there is a base model.
+        n_experts: Number of experts, the base not counted.
+
+    Raises:
+        UnknownNameError: No such method.
+        ConfigError: An unknown setting, no base where one is needed, or too few or too many
+            experts.
+    """
     chosen = method(name)
     for key in fixed:
         if key not in chosen.fixed:
@@ -45,8 +107,31 @@ def check_settings(name: str, fixed: Mapping[str, Scalar], *, has_base: bool) ->
                 f"fixed.{key}: merge method {name!r} has no such setting; it has "
                 f"{sorted(chosen.fixed) or 'none'}."
             )
-    if chosen.needs_base and not has_base:
+    on_task_vectors = bool({**chosen.fixed, **fixed}.get("task_vectors", chosen.needs_base))
+    if on_task_vectors and not has_base:
         raise ConfigError(
             f"merge method {name!r} works on task vectors and needs models.base; give one, or "
-            "choose a method without a base, such as 'linear'."
+            + (
+                "choose a method without a base, such as 'linear'."
+                if chosen.needs_base
+                else "set fixed.task_vectors to false."
+            )
         )
+    fewest, most = chosen.n_experts
+    if n_experts < fewest or (most is not None and n_experts > most):
+        raise ConfigError(
+            f"merge method {name!r} takes {experts_taken(chosen)}"
+            f"{' beside the base' if chosen.needs_base else ''}, got {n_experts}; "
+            f"{'list fewer' if most is not None and n_experts > most else 'list more'} under "
+            "models.experts, or choose another method (`evomerge list methods`)."
+        )
+
+
+def experts_taken(chosen: MergeMethod) -> str:
+    """How many experts a method takes, in words: ``"exactly 2 experts"``."""
+    fewest, most = chosen.n_experts
+    if most is None:
+        return f"{fewest} or more experts"
+    if fewest == most:
+        return f"exactly {most} expert{'s' if most != 1 else ''}"
+    return f"{fewest} to {most} experts"

@@ -68,12 +68,14 @@ class MergeMethod(Protocol):
     Attributes:
         name: Its key in :data:`evomerge.methods.METHODS`.
         needs_base: Whether it works on task vectors (expert - base).
+        n_experts: Fewest and most experts that it merges, the base not counted; None: no limit.
         parameters: Searchable parameter name to its defaults.
         fixed: Setting that is not searched to its default.
     """
 
     name: str
     needs_base: bool
+    n_experts: tuple[int, int | None]
     parameters: Mapping[str, Parameter]
     fixed: Mapping[str, Scalar]
 

@@ -22,6 +22,7 @@ class Linear:
 
     name = "linear"
     needs_base = False
+    n_experts: tuple[int, int | None] = (1, None)
     parameters: Mapping[str, Parameter] = {
         "weight": Parameter(0.0, 1.0, 0.5, "share of the expert in the average"),
     }

@@ -22,6 +22,7 @@ class TaskArithmetic:
 
     name = "task_arithmetic"
     needs_base = True
+    n_experts: tuple[int, int | None] = (1, None)
     parameters: Mapping[str, Parameter] = {
         "weight": Parameter(0.0, 1.5, 0.5, "scale of the expert's task vector"),
     }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 
 import pytest
@@ -10,6 +12,7 @@ import torch
 from evomerge.errors import ConfigError, UnknownNameError
 from evomerge.methods import METHODS, MergeMethod, Sources, method
 from evomerge.methods.kernels import CHUNK, weighted_sum
+from tests.methods.formulas import SPHERICAL
 
 # The formula of each method in float64: (base, experts, coefficients) -> merge.
 FORMULAS = {
@@ -19,9 +22,40 @@ FORMULAS = {
     "task_arithmetic": lambda base, experts, c: (
         base + sum(w * (e - base) for w, e in zip(c["weight"], experts, strict=True))
     ),
+    **SPHERICAL,
 }
-# base [1, 2], experts [3, 2] and [1, 6], weight [.5, .25], by hand.
-BY_HAND = {"linear": [7 / 3, 10 / 3], "task_arithmetic": [2.0, 3.0]}
+# base [1, 2], experts [3, 2] and [1, 6] (task vectors [2, 0] and [0, 4]): the coefficients and the
+# merge, by hand. The experts are sqrt(13) and sqrt(37) long, with the cosine 15 / sqrt(481).
+_ANGLE = math.acos(15 / math.sqrt(481))
+_HALF = 1 / math.sqrt(2 + 30 / math.sqrt(481))  # sin(a / 2) / sin a
+_TWO, _ONE = (math.sin(_ANGLE * s / 3) / math.sin(_ANGLE) for s in (2, 1))  # a third of the way
+_LENGTH = (2 * math.sqrt(13) + math.sqrt(37)) / 3
+_MEAN = [2 * 3 / 13**0.5 + 1 / 37**0.5, 2 * 2 / 13**0.5 + 6 / 37**0.5]
+BY_HAND: dict[str, tuple[dict[str, list[float]], list[float]]] = {
+    "linear": ({"weight": [0.5, 0.25]}, [7 / 3, 10 / 3]),
+    "task_arithmetic": ({"weight": [0.5, 0.25]}, [2.0, 3.0]),
+    "slerp": ({"t": [0.5]}, [4 * _HALF, 8 * _HALF]),
+    "nuslerp": ({"weight": [0.5, 0.25]}, [3 * _TWO + _ONE, 2 * _TWO + 6 * _ONE]),
+    "multislerp": (
+        {"weight": [0.5, 0.25]}, [_LENGTH * x / math.hypot(*_MEAN) for x in _MEAN]
+    ),
+    "karcher": (  # two points: the arc itself, between the unit vectors
+        {"weight": [0.5, 0.25]},
+        [
+            _LENGTH * (3 * _TWO / 13**0.5 + _ONE / 37**0.5),
+            _LENGTH * (2 * _TWO / 13**0.5 + 6 * _ONE / 37**0.5),
+        ],
+    ),
+    "model_stock": ({"lambda": [1.0]}, [1.0, 2.0]),  # orthogonal task vectors: stay at the base
+    "sce": ({"select_topk": [1.0], "lambda": [0.5]}, [2.0, 4.0]),
+    "ram": ({"weight": [0.5, 0.25]}, [2.0, 3.0]),
+    "ramplus_tl": ({"weight": [0.5, 0.25], "r": [0.5], "alpha": [0.5]}, [2.0, 3.0]),
+    "nearswap": ({"t": [0.5]}, [1.5, 2.0]),
+    "arcee_fusion": ({"lambda": [0.5], "spread": [1.5]}, [2.0, 2.0]),
+    "passthrough": ({"scale": [2.0]}, [6.0, 4.0]),
+}  # fmt: skip
+# What a method makes of equal sources, where that is not the base: (base, c) -> merge.
+OF_EQUAL_SOURCES = {"passthrough": lambda base, c: c["scale"][0] * base}
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 
@@ -65,6 +99,9 @@ def merge(
     values: Mapping[str, Sequence[float]],
     dtype: torch.dtype | None = None,
 ) -> torch.Tensor:
+    most = chosen.n_experts[1] or len(given.experts)  # the method's first ones, where it limits
+    given = dataclasses.replace(given, experts=given.experts[:most])
+    values = {name: list(v)[:most] for name, v in values.items()}
     first = given.experts[0]
     out = torch.full(first.shape, float("nan"), dtype=dtype or first.dtype, device=first.device)
     fixed = dict(chosen.fixed)
@@ -91,9 +128,11 @@ def test_all_sources_equal_gives_the_base(
     base = sources(device, dtype).base
     assert base is not None
     given = Sources("w", base, [base.clone() for _ in range(3)])
-    out = merge(chosen, given, coefficients(chosen, 3))
+    values = coefficients(chosen, 3)
+    out = merge(chosen, given, values)
+    expected = OF_EQUAL_SOURCES.get(chosen.name, lambda base, c: base)(base.double(), values)
     eps = torch.finfo(dtype).eps
-    assert torch.allclose(out.double(), base.double(), rtol=4 * eps, atol=0)
+    assert torch.allclose(out.double(), expected, rtol=4 * eps, atol=0)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -158,8 +197,8 @@ def test_by_hand(chosen: MergeMethod, device: torch.device) -> None:
         torch.tensor([1.0, 2.0], device=device),
         [torch.tensor([3.0, 2.0], device=device), torch.tensor([1.0, 6.0], device=device)],
     )
-    out = merge(chosen, given, {"weight": [0.5, 0.25]})
-    assert out.tolist() == pytest.approx(BY_HAND[chosen.name], rel=1e-6)
+    values, expected = BY_HAND[chosen.name]
+    assert merge(chosen, given, values).tolist() == pytest.approx(expected, rel=1e-6)
 
 
 def test_base_is_required_where_needed(chosen: MergeMethod) -> None:
