@@ -13,6 +13,7 @@ from evomerge.errors import ConfigError, UnknownNameError
 from evomerge.methods import METHODS, MergeMethod, Sources, method
 from evomerge.methods.kernels import CHUNK, weighted_sum
 from tests.methods.formulas import SPHERICAL
+from tests.methods.formulas_beyond import BEYOND
 
 # The formula of each method in float64: (base, experts, coefficients) -> merge.
 FORMULAS = {
@@ -23,6 +24,7 @@ FORMULAS = {
         base + sum(w * (e - base) for w, e in zip(c["weight"], experts, strict=True))
     ),
     **SPHERICAL,
+    **BEYOND,
 }
 # base [1, 2], experts [3, 2] and [1, 6] (task vectors [2, 0] and [0, 4]): the coefficients and the
 # merge, by hand. The experts are sqrt(13) and sqrt(37) long, with the cosine 15 / sqrt(481).
@@ -53,6 +55,17 @@ BY_HAND: dict[str, tuple[dict[str, list[float]], list[float]]] = {
     "nearswap": ({"t": [0.5]}, [1.5, 2.0]),
     "arcee_fusion": ({"lambda": [0.5], "spread": [1.5]}, [2.0, 2.0]),
     "passthrough": ({"scale": [2.0]}, [6.0, 4.0]),
+    # A vector has no singular vectors: half of task arithmetic, the mean.
+    "tsv": ({"weight": [0.5, 0.25]}, [1.5, 2.5]),
+    "wudi": ({"weight": [0.5, 0.25]}, [1.5, 2.5]),
+    "iso_c": ({"scale": [0.5]}, [1.5, 3.0]),
+    # The mean length 3 over the sum's length sqrt(20).
+    "opcm": ({"weight": [0.5, 0.25]}, [1 + 3 / 20**0.5, 2 + 3 / 20**0.5]),
+    "pcb": ({"weight": [0.5, 0.25]}, [1.0, 2.0]),  # a tenth of two entries: none exceeds
+    "consensus": ({"weight": [0.5, 0.25]}, [1.0, 2.0]),  # each entry is one expert's alone
+    "localize_stitch": ({"weight": [0.5, 0.25]}, [2.0, 3.0]),
+    "widen": ({"weight": [0.5, 0.25]}, [2.0, 3.0]),  # each one's changed entry stands out
+    "metric_average": ({"rho": [2.0]}, [2.0, 4.0]),  # without metrics, the mean
 }  # fmt: skip
 # What a method makes of equal sources, where that is not the base: (base, c) -> merge.
 OF_EQUAL_SOURCES = {"passthrough": lambda base, c: c["scale"][0] * base}

@@ -1,0 +1,116 @@
+"""A merge as the base plus a weighted sum of directions that were prepared once.
+
+``W = W_0 + sum_i c_i B_i``: what most methods on task vectors collapse to when their masks, ranks
+or singular vectors do not depend on the coefficients that are searched. A method says what its
+directions ``B_i`` are; here they are stored (in the sources' dtype: as many bytes as the experts
+themselves) and combined at memory speed. A tensor on which a method does nothing of its own is
+merged from the mapped experts, without a copy.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+import torch
+
+from evomerge.errors import ConfigError
+from evomerge.methods.base import Basis, Scalar, Sources
+from evomerge.methods.kernels import weighted_sum
+from evomerge.methods.parts import wide_dtype, wide_parts
+
+VOCABULARY = r"(^|\.)(\w*embed\w*|wte|wpe|shared|lm_head)\.\w+$"
+"""Names of embeddings and heads, whose rows are tokens: most methods leave them out."""
+
+
+def base_of(sources: Sources, method: str) -> torch.Tensor:
+    """The base's tensor; raises ConfigError where there is none."""
+    if sources.base is None:
+        raise ConfigError(f"{method} needs a base model; set models.base.")
+    return sources.base
+
+
+def is_matrix(sources: Sources, fixed: Mapping[str, Scalar]) -> bool:
+    """Whether a method on matrices takes this tensor: two dimensions, and not in ``fixed.plain``.
+
+    Raises:
+        ConfigError: ``fixed.plain`` is not a regular expression.
+    """
+    first = sources.experts[0]
+    pattern = str(fixed["plain"])
+    try:
+        plain = bool(pattern) and re.search(pattern, sources.name) is not None
+    except re.error as e:
+        raise ConfigError(
+            f"fixed.plain: {pattern!r} is not a regular expression: {e}; it names the tensors "
+            "that are merged by plain task arithmetic."
+        ) from e
+    return first.ndim == 2 and first.numel() > 0 and not plain
+
+
+def task_vectors(sources: Sources, method: str) -> list[torch.Tensor]:
+    """Whole task vectors in float64, for linear algebra; raises ConfigError without a base."""
+    base = base_of(sources, method).double()
+    return [e.double() - base for e in sources.experts]
+
+
+def task_vector_parts(
+    tensors: Iterable[Sources], method: str, step: int = 1
+) -> Iterator[torch.Tensor]:
+    """The flattened task vectors of a whole model in chunks (K, n), fp32: for a survey.
+
+    The chunks are the caller's own, free to be written to. ``step`` takes every so-many-th entry
+    of each tensor.
+    """
+    for sources in tensors:
+        everyone = [base_of(sources, method), *sources.experts]
+        for _, (origin, *others) in wide_parts([t.reshape(-1)[::step] for t in everyone]):
+            yield torch.stack([o - origin for o in others])
+
+
+def plain(sources: Sources, method: str, scale: float = 1.0) -> Basis:
+    """Task arithmetic times ``scale`` (1 / K: the mean): base and experts, no copy."""
+    return Basis((base_of(sources, method), *sources.experts), extra=scale)
+
+
+def prepared(sources: Sources, method: str, directions: Sequence[torch.Tensor]) -> Basis:
+    """Base and directions, these rounded to the sources' dtype."""
+    dtype = _dtype(sources)
+    return Basis(
+        (base_of(sources, method), *(d.to(dtype).contiguous() for d in directions)), extra=None
+    )
+
+
+def elementwise(
+    sources: Sources, method: str, of: Callable[[torch.Tensor], torch.Tensor]
+) -> Basis:
+    """Base and K directions that are a function of the task vectors, entry by entry.
+
+    Args:
+        sources: The tensor.
+        method: Who asks, for errors.
+        of: Maps a chunk of the task vectors, (K, n) in fp32 (fp64 where the sources are fp64), to
+            the same chunk of the directions. May write to its argument.
+    """
+    base, experts = base_of(sources, method), sources.experts
+    directions = [torch.empty(e.shape, dtype=_dtype(sources), device=e.device) for e in experts]
+    flats = [d.view(-1) for d in directions]
+    for part, (origin, *others) in wide_parts([base, *experts], wide_dtype(base)):
+        for flat, row in zip(flats, of(torch.stack([o - origin for o in others])), strict=True):
+            flat[part].copy_(row)
+    return Basis((base, *directions), extra=None)
+
+
+def combine(out: torch.Tensor, basis: Basis, weights: Sequence[float]) -> None:
+    """Writes ``W_0 + sum_i weights[i] B_i`` into ``out``, however the basis was made."""
+    if basis.extra is None:
+        weighted_sum(out, basis.tensors, [1.0, *weights])
+    else:
+        scaled = [basis.extra * w for w in weights]
+        weighted_sum(out, basis.tensors, [1.0 - sum(scaled), *scaled])
+
+
+def _dtype(sources: Sources) -> torch.dtype:
+    """What holds every expert."""
+    return functools.reduce(torch.promote_types, (e.dtype for e in sources.experts))

@@ -1,0 +1,154 @@
+"""The methods beyond mergekit written naively: whole tensors, float64, singular value
+decompositions and sorting where the methods have Gram matrices and counting.
+
+Each is (base, experts, coefficients, settings) -> merge of one matrix that is the whole model.
+"""
+
+from __future__ import annotations
+
+import torch
+
+
+def _mixed(base, directions, weights):
+    return base + sum(w * d for w, d in zip(weights, directions, strict=True))
+
+
+def tsv(base, experts, c, rank_fraction=0.0):
+    deltas = [e - base for e in experts]
+    if base.ndim != 2:
+        return _mixed(base, [d / len(deltas) for d in deltas], c["weight"])
+    r = max(1, int(min(base.shape) * (rank_fraction or 1 / len(deltas))))
+    triplets = [torch.linalg.svd(d, full_matrices=False) for d in deltas]
+
+    def polar(a):
+        u, _, vh = torch.linalg.svd(a, full_matrices=False)
+        return u @ vh
+
+    left = polar(torch.cat([u[:, :r] for u, _, _ in triplets], 1))
+    right = polar(torch.cat([vh[:r] for _, _, vh in triplets], 0))
+    values = torch.cat([w * s[:r] for w, (_, s, _) in zip(c["weight"], triplets, strict=True)])
+    return base + left @ torch.diag(values) @ right
+
+
+def pcb_parts(base, experts, ratio=0.1, outliers=0.0001):
+    """(K, d) clipped task vectors and scores, as the paper's code has them but for rounding."""
+    t = torch.stack([(e - base).reshape(-1) for e in experts])
+    k, d = t.shape
+    ordered = t.abs().sort(1).values
+    cut = int(d * outliers)
+    low, high = ordered[:, cut, None], ordered[:, d - 1 - cut, None]
+    sizes = t.abs().clamp(low, high)
+    scaled = (sizes - low) / (high - low)
+    balance = torch.exp(k * scaled**2) * torch.tanh(t * t.sum(0))
+    least = balance.sort(1).values[:, min(int(d * (1 - ratio)), d - 1), None]
+    balance = balance.clamp(min=least)
+    scores = (balance - least) / (balance.max(1, keepdim=True).values - least)
+    return t.sign() * sizes, scores
+
+
+def pcb(base, experts, c, **settings):
+    clipped, scores = pcb_parts(base, experts, **settings)
+    weights = torch.tensor(c["weight"], dtype=base.dtype)[:, None]
+    total = scores.sum(0)
+    merged = (weights * clipped * scores).sum(0) / torch.where(total > 0, total, 1.0)
+    return base + merged.view_as(base)
+
+
+def consensus(base, experts, c, threshold=0.4, min_experts=2):
+    multi = base + sum(e - base for e in experts)
+    masks = [(e - base).abs() > threshold * (multi - e).abs() for e in experts]
+    keep = sum(m.double() for m in masks) >= min_experts
+    return _mixed(base, [keep * (e - base) for e in experts], c["weight"])
+
+
+def localize_stitch(base, experts, c, density=0.1):
+    n = max(1, int(base.numel() * density))
+    masks = []
+    for e in experts:
+        mask = torch.zeros(base.numel(), dtype=base.dtype)
+        mask[(e - base).abs().reshape(-1).topk(n).indices] = 1
+        masks.append(mask.view_as(base))
+    total = sum(masks).clamp(min=1)
+    directions = [m / total * (e - base) for m, e in zip(masks, experts, strict=True)]
+    return _mixed(base, directions, c["weight"])
+
+
+def wudi(base, experts, c):
+    deltas = [e - base for e in experts]
+    if base.ndim != 2:
+        return _mixed(base, [d / len(deltas) for d in deltas], c["weight"])
+    grams = [d.T @ d / d.norm() ** 2 for d in deltas]
+    inverse = torch.linalg.pinv(sum(grams))
+    directions = [d @ g @ inverse for d, g in zip(deltas, grams, strict=True)]
+    return _mixed(base, directions, c["weight"])
+
+
+def iso_c(base, experts, c):
+    total = sum(e - base for e in experts)
+    if base.ndim != 2:
+        return base + c["scale"][0] * total / len(experts)
+    u, s, vh = torch.linalg.svd(total, full_matrices=False)
+    return base + c["scale"][0] * s.mean() * u @ vh
+
+
+def opcm_directions(base, experts, alpha=0.5):
+    """The cleaned task vectors, with the full decomposition of the released code."""
+    parts = [experts[0] - base]
+    for e in experts[1:]:
+        u, s, vh = torch.linalg.svd(sum(parts), full_matrices=True)
+        inside = u.T @ (e - base) @ vh.T
+        r = int((s.cumsum(0) / s.sum() > alpha).double().argmax())
+        inside.diagonal().fill_(0)
+        inside[:r, :r] = 0
+        parts.append(u @ inside @ vh)
+    return parts
+
+
+def opcm(base, experts, c, alpha=0.5):
+    parts = [e - base for e in experts]
+    length = sum(p.norm() for p in parts) / len(parts)
+    if base.ndim == 2:
+        parts = opcm_directions(base, experts, alpha)
+    return _mixed(base, [p * length / sum(parts).norm() for p in parts], c["weight"])
+
+
+def widen(base, experts, c, ratio=1.0, calibration=1.0):
+    """Column by column."""
+    deltas = torch.stack([e - base for e in experts])
+
+    def scores(ranks):
+        important = ranks > ranks.mean(1, keepdim=True) * ratio
+        return torch.where(important, calibration, ranks.softmax(0))
+
+    if base.ndim != 2:
+        return _mixed(base, deltas * scores(deltas.abs()), c["weight"])
+    n = base.shape[1]
+    ranks = []
+    for e in experts:
+        lengths = [float((e[:, j].norm() - base[:, j].norm()).abs()) for j in range(n)]
+        turns = [
+            1 - float(torch.cosine_similarity(e[:, j], base[:, j], dim=0)) for j in range(n)
+        ]
+        ranks.append([[sorted(x).index(v) / n for v in x] for x in (lengths, turns)])
+    both = torch.tensor(ranks, dtype=base.dtype)
+    weight = (scores(both[:, 0]) + scores(both[:, 1])) / 2
+    return _mixed(base, deltas * weight[:, None], c["weight"])
+
+
+def metric_average(base, experts, c, metrics=None):
+    metrics = metrics or [1.0] * len(experts)
+    weights = [m ** -c["rho"][0] for m in metrics]
+    return sum(w / sum(weights) * e for w, e in zip(weights, experts, strict=True))
+
+
+BEYOND = {
+    "tsv": tsv,
+    "pcb": pcb,
+    "consensus": consensus,
+    "localize_stitch": localize_stitch,
+    "wudi": wudi,
+    "iso_c": iso_c,
+    "opcm": opcm,
+    "widen": widen,
+    "metric_average": metric_average,
+}
