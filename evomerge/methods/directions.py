@@ -58,14 +58,15 @@ def task_vectors(sources: Sources, method: str) -> list[torch.Tensor]:
 def task_vector_parts(
     tensors: Iterable[Sources], method: str, step: int = 1
 ) -> Iterator[torch.Tensor]:
-    """The flattened task vectors of a whole model in chunks (K, n), fp32: for a survey.
+    """The flattened task vectors of a whole model in chunks (K, n): for a survey.
 
-    The chunks are the caller's own, free to be written to. ``step`` takes every so-many-th entry
-    of each tensor.
+    The chunks are the caller's own, in fp32 (fp64 where the sources are fp64). ``step`` takes
+    every so-many-th entry of each tensor.
     """
     for sources in tensors:
-        everyone = [base_of(sources, method), *sources.experts]
-        for _, (origin, *others) in wide_parts([t.reshape(-1)[::step] for t in everyone]):
+        base = base_of(sources, method)
+        everyone = [t.reshape(-1)[::step] for t in (base, *sources.experts)]
+        for _, (origin, *others) in wide_parts(everyone, wide_dtype(base)):
             yield torch.stack([o - origin for o in others])
 
 

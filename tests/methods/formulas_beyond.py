@@ -126,9 +126,7 @@ def widen(base, experts, c, ratio=1.0, calibration=1.0):
     ranks = []
     for e in experts:
         lengths = [float((e[:, j].norm() - base[:, j].norm()).abs()) for j in range(n)]
-        turns = [
-            1 - float(torch.cosine_similarity(e[:, j], base[:, j], dim=0)) for j in range(n)
-        ]
+        turns = [1 - float(torch.cosine_similarity(e[:, j], base[:, j], dim=0)) for j in range(n)]
         ranks.append([[sorted(x).index(v) / n for v in x] for x in (lengths, turns)])
     both = torch.tensor(ranks, dtype=base.dtype)
     weight = (scores(both[:, 0]) + scores(both[:, 1])) / 2
