@@ -13,13 +13,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from evomerge.errors import ConfigError, UnknownNameError
 from evomerge.experts import ExpertPool
 from evomerge.groups import GroupSpec, build_groups
-from evomerge.materialize import rows
-from evomerge.mergekit import Imported, from_mergekit, import_evolve, to_mergekit
+from evomerge.materialize import Merger, check_recipe, rows
+from evomerge.mergekit import METHODS, Imported, from_mergekit, import_evolve, to_mergekit
+from evomerge.methods import method
 from evomerge.recipe import ModelRef, Recipe
 from evomerge.space import SearchSpace
 from tests import models
@@ -68,6 +70,115 @@ def test_round_trip(
     assert back.base is not None
     assert back.fixed.get("normalize", True) == fixed.get("normalize", True)
     assert yaml.safe_load(to_mergekit(back)) == yaml.safe_load(text)
+
+
+def recipe_of(name: str, spec: Mapping[str, Any], **fixed: Any) -> Recipe:
+    """A recipe that mergekit can express, with as many experts as the method takes."""
+    chosen, row = method(name), METHODS[name]
+    f = models.family()
+    experts = {n: str(f[n]) for n in ("expert_a", "expert_b")[: chosen.n_experts[1]]}
+    pool = ExpertPool.open(str(f["base"]), experts)
+    placed = build_groups(GroupSpec.parse(spec), pool.tensors, pool.n_layers)
+    random, k = np.random.default_rng(1), len(experts)
+    coefficients = {
+        p: np.full((len(placed), 1 if about.shared else k), row.only[p])
+        if p in row.only
+        else random.uniform(about.low, about.high, (len(placed), 1 if about.shared else k))
+        for p, about in chosen.parameters.items()
+    }
+    for p in row.equal:
+        coefficients[p][:] = 1.0
+    base = pool.base.ref if pool.base else None
+    groups = tuple(g.group for g in placed)
+    return Recipe(name, pool.refs, base, groups, coefficients, fixed)
+
+
+def merged(recipe: Recipe) -> dict[str, torch.Tensor]:
+    base = recipe.base.path if recipe.base else None
+    pool = ExpertPool.open(base, {m.name: m.path for m in recipe.models})
+    check_recipe(recipe, pool)
+    out = {t.name: torch.empty(t.shape) for t in pool.tensors}
+    Merger(pool, recipe.method, recipe.fixed).merge(recipe, out)
+    return out
+
+
+@pytest.mark.parametrize("spec", [SPECS[0], SPECS[1]], ids=["all", "split"])
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_every_method_there_and_back(name: str, spec: dict[str, Any]) -> None:
+    """The recipe that is read back merges to the same weights."""
+    fixed = METHODS[name].floors
+    recipe = recipe_of(name, spec, **fixed)
+    text = to_mergekit(recipe)
+    back = from_mergekit(text).recipe
+    assert back.method == name
+    assert [m.content for m in back.models] == [m.content for m in recipe.models]
+    wanted, got = merged(recipe), merged(back)
+    assert all(torch.equal(wanted[n], got[n]) for n in wanted)
+    again = to_mergekit(back)
+    assert yaml.safe_load(again) == yaml.safe_load(text)
+
+
+@pytest.mark.parametrize("name", ["nuslerp", "multislerp"])
+def test_a_base_means_task_vectors(name: str) -> None:
+    on_models = recipe_of(name, {})
+    assert "base_model" not in yaml.safe_load(to_mergekit(on_models))
+    on_deltas = recipe_of(name, {}, task_vectors=True)
+    data = yaml.safe_load(to_mergekit(on_deltas))
+    assert on_deltas.base is not None
+    assert data["base_model"] == data["slices"][0]["sources"][0]["model"] == on_deltas.base.path
+    for recipe, wanted in ((on_models, False), (on_deltas, True)):
+        assert from_mergekit(to_mergekit(recipe)).recipe.fixed["task_vectors"] is wanted
+
+
+def test_the_base_of_slerp_is_its_first_expert() -> None:
+    got = read(SLERP + "base_model: @B\nparameters: {t: [0, 1]}").recipe
+    assert [m.name for m in got.models] == ["expert_b", "expert_a"]
+    assert got.base is None
+    (third,) = {c["t"][0] for n, c in rows(got) if ".2." in n}
+    assert third == pytest.approx(2 / 3)
+
+
+def test_the_base_of_karcher_is_one_of_its_models() -> None:
+    got = read("models: [{model: @A}]\nmerge_method: karcher\nbase_model: BASE").recipe
+    assert [m.name for m in got.models] == ["base_2", "expert_a"]
+    assert (got.coefficients["weight"] == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "message"),
+    [
+        ("model_stock", {"lambda": 0.5}, "no 'lambda': it computes with 1 throughout"),
+        ("arcee_fusion", {"spread": 2.0}, "no 'spread'"),
+        ("ram", {"weight": [1.0, 0.5]}, "no 'weight'"),
+        ("karcher", {"weight": [1.0, 0.5]}, "no 'weight': all experts count alike"),
+    ],
+)
+def test_what_mergekit_s_method_lacks(name: str, changed: dict[str, Any], message: str) -> None:
+    recipe = recipe_of(name, {})
+    coefficients = {p: np.array(m) for p, m in recipe.coefficients.items()}
+    for p, value in changed.items():
+        coefficients[p][:] = value
+    with pytest.raises(ConfigError, match=message):
+        to_mergekit(dataclasses.replace(recipe, coefficients=coefficients))
+
+
+def test_settings_that_mergekit_has_no_name_for() -> None:
+    with pytest.raises(ConfigError, match=r"'lerp_above': it is 0\.9995 there, 1\.0 in"):
+        to_mergekit(recipe_of("slerp", {}, lerp_above=1.0))
+    assert "floor 1e-06, the recipe 0.0" in to_mergekit(recipe_of("sce", {}))
+    assert read(RAM).recipe.fixed == {"epsilon": 1e-5}
+    assert read(RAM + "parameters: {epsilon: 1e-3}").recipe.fixed == {"epsilon": 1e-3}
+    stock = "models: [{model: @A}, {model: @B}]\nmerge_method: model_stock\nbase_model: BASE\n"
+    assert read(stock).recipe.fixed == {"floor": 1e-6, "filter_wise": False}
+
+
+def test_a_slice_without_one_of_the_models() -> None:
+    f = models.family()
+    a, b = ({"model": str(f[n]), "layer_range": [0, 2]} for n in ("expert_a", "expert_b"))
+    later = {**a, "layer_range": [2, 4]}
+    slices = [{"sources": [a, b]}, {"sources": [later]}]
+    with pytest.raises(ConfigError, match=r"without '.*expert_b', which 'karcher' cannot do"):
+        from_mergekit(yaml.safe_dump({"merge_method": "karcher", "slices": slices}))
 
 
 def test_round_trip_without_a_base() -> None:
@@ -253,6 +364,8 @@ def test_the_pool_is_opened_by_whom_one_asks() -> None:
 
 GOOD = "models: [{model: @A, parameters: {weight: 1}}]\n"
 LINEAR = GOOD + "merge_method: linear\n"
+SLERP = "models: [{model: @A}, {model: @B}]\nmerge_method: slerp\n"
+RAM = GOOD + "merge_method: ram\nbase_model: BASE\n"
 
 
 @pytest.mark.parametrize(
@@ -265,8 +378,17 @@ LINEAR = GOOD + "merge_method: linear\n"
         ("merges: {a: 1}", ConfigError, "multi-stage merge .merges"),
         ("modules: {a: 1}", ConfigError, "several modules"),
         ("genome: {a: 1}", ConfigError, "evomerge import"),
-        (GOOD + "merge_method: ties\n", UnknownNameError, "'ties'.*linear, task_arithmetic"),
-        (GOOD + "merge_method: passthrough\n", UnknownNameError, "passthrough"),
+        (GOOD + "merge_method: tiez\n", UnknownNameError, "'tiez'"),
+        ("models: [{model: @A}, {model: @B}]\nmerge_method: passthrough\n", ConfigError,
+         "exactly 1 expert, got 2"),
+        ("models: [{model: @A}]\nbase_model: BASE\nmerge_method: passthrough\n", ConfigError,
+         "exactly 1 expert, got 2"),  # mergekit adds the base to the models
+        (SLERP + "parameters: {t: 0.5}", ConfigError, "slerp needs base_model"),
+        (SLERP + "base_model: @A", ConfigError, "no t at"),
+        (SLERP + "base_model: BASE\nparameters: {t: 0.5}", ConfigError, "2 experts, got 3"),
+        ("models: [{model: @A}]\nmerge_method: model_stock\nbase_model: BASE\n", ConfigError,
+         "2 or more experts beside the base, got 1"),
+        (RAM + "parameters: {epsilon: [0, 1]}", ConfigError, "epsilon differs between tensors"),
         (LINEAR + "tokeniser_source: base\n", UnknownNameError, "Did you mean 'tokenizer_source'"),
         (LINEAR + "tokenizer_source: union\n", ConfigError, "tokenizer_source 'union'"),
         (LINEAR + "tokenizer: {source: @B}\n", ConfigError, "tokenizer_source"),
@@ -413,6 +535,28 @@ def test_an_imported_space_can_be_searched(genome: dict[str, Any]) -> None:
     assert np.allclose(start.coefficients["weight"], 0.5)
 
 
+def test_evolve_slerp() -> None:
+    """mergekit-evolve softens the weights of two models to a t; here t itself is searched."""
+    got = evolve(merge_method="slerp", filters=None, base_model=None)
+    assert got["models"]["base"] is None
+    assert got["search_space"] == {
+        "method": "slerp",
+        "groups": {"blocks": 2, "roles": "joined", "outside": "nearest"},
+        "parameters": {"t": {"low": 0.0, "high": 1.0, "default": 0.5, "per": ["group"]}},
+    }
+    space = SearchSpace(got["search_space"], open_family())
+    assert space.dim == 2
+
+
+@pytest.mark.skipif("ties" not in METHODS, reason="the method is not there")
+def test_evolve_density() -> None:
+    got = evolve(merge_method="ties")["search_space"]
+    assert got["fixed"] == {"normalize": True}
+    assert got["parameters"]["density"]["default"] == 1.0
+    space = SearchSpace(got, open_family())
+    assert (space.decode(space.start).coefficients["density"] == 1).all()
+
+
 def test_evolve_details() -> None:
     linear = evolve(merge_method="linear", base_model=None)
     assert linear["search_space"]["fixed"] == {"normalize": True}
@@ -447,7 +591,19 @@ def test_layers_are_counted_in_local_folders() -> None:
 @pytest.mark.parametrize(
     ("genome", "error", "message"),
     [
-        ({"merge_method": "dare_ties"}, UnknownNameError, "'dare_ties'.*evomerge cannot yet"),
+        ({"merge_method": "dare_tied"}, UnknownNameError, "'dare_tied'.*cannot search"),
+        ({"merge_method": "karcher"}, UnknownNameError, "'karcher'.*cannot search"),
+        (
+            {"merge_method": "slerp", "base_model": None, "models": ["o/a", "o/b", "o/c"]},
+            ConfigError,
+            "slerp of 3 models",
+        ),
+        ({"merge_method": "slerp", "base_model": None}, ConfigError, "neither filters nor smooth"),
+        (
+            {"merge_method": "slerp", "filters": None, "base_model": None, "models": ["o/a"]},
+            ConfigError,
+            "slerp of 1 models",
+        ),
         ({"layer_granularity": 3}, ConfigError, "does not divide the 4 layers"),
         ({"layer_granularity": "two"}, ConfigError, "whole number"),
         ({"tokenizer_source": "union"}, ConfigError, "tokenizer_source"),

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evomerge.errors import ConfigError, UnknownNameError
 from evomerge.experts import ExpertPool
+from evomerge.materialize import Merger
+from evomerge.methods import METHODS, method
 from evomerge.recipe import Recipe
 from evomerge.space import SearchSpace, known_spaces, load_space
 
@@ -172,11 +177,23 @@ def test_decode_checks_its_input(pool) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(known_spaces()))
-def test_every_packaged_space_loads(name, pool) -> None:
+def test_every_packaged_space_can_be_merged(name, pool) -> None:
+    """Loaded, with as many experts as its method takes; its start and a point of its inside."""
     spec = load_space(name)
     assert spec["description"]
-    space = SearchSpace(spec, pool)
-    assert space.decode(space.start).groups
+    fitting = dataclasses.replace(
+        pool, experts=pool.experts[: method(spec["method"]).n_experts[1]]
+    )
+    space = SearchSpace(spec, fitting)
+    merger = Merger(fitting, space.method, space.fixed)
+    out = {t.name: torch.empty(t.shape) for t in pool.tensors}
+    for x in (space.start, np.random.default_rng(0).uniform(size=space.dim)):
+        merger.merge(space.decode(x), out)
+        assert all(torch.isfinite(t).all() for t in out.values())
+
+
+def test_every_method_has_a_space() -> None:
+    assert {load_space(name)["method"] for name in known_spaces()} >= METHODS.keys()
 
 
 @pytest.mark.parametrize(("high", "step"), [(1.4, 0.1), (1.5, 0.3), (2.0, 0.7), (0.9, 0.2)])

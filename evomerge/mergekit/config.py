@@ -22,8 +22,8 @@ import yaml
 
 from evomerge.errors import ConfigError, unknown_name
 from evomerge.experts import MergeTensor
+from evomerge.mergekit.table import ABSENT_IS_ZERO, Row
 
-Row = tuple[float, ...]
 _KEYS = (
     "models", "slices", "merge_method", "base_model", "parameters", "dtype", "out_dtype",
     "tokenizer_source", "tokenizer", "chat_template", "name",
@@ -84,29 +84,50 @@ class Plan:
         n = part.stop - part.first
         return part, (tensor.layer - part.first) / (n - 1) if n > 1 else 1.0, part.sources
 
-    def row(self, tensor: MergeTensor, models: Sequence[str]) -> tuple[Row, bool]:
-        """Weights of ``models`` for a tensor, and whether linear normalises them."""
+    def values(
+        self, tensor: MergeTensor, models: Sequence[str], row: Row
+    ) -> dict[str, tuple[float, ...]]:
+        """Every parameter at a tensor: one value per model, or a single one.
+
+        Args:
+            tensor: The tensor.
+            models: K sources in column order.
+            row: What the merge method takes.
+
+        Raises:
+            ConfigError: A parameter that must be given and is not, or a slice without one of the
+                models where the method cannot do without.
+        """
         part, t, sources = self.place(tensor)
-        weights = dict.fromkeys(models, 0.0)
-        for source in sources:
-            if source.model not in weights:
-                continue  # the base of task arithmetic: no task vector
-            weight = self.value("weight", tensor.name, t, part, source)
-            if weight is None:
+        by_model = {s.model: s for s in sources}
+        absent = [m for m in models if m not in by_model]
+        if absent and self.method not in ABSENT_IS_ZERO:
+            raise ConfigError(
+                f"mergekit configuration: a slice merges without {absent[0]!r}, which "
+                f"{self.method!r} cannot do here; name all models in every slice."
+            )
+
+        def get(name: str, source: Source | None = None) -> float:
+            value = self.value(name, tensor.name, t, part, source)
+            value = row.parameters[name] if value is None else value
+            if value is None:
                 raise ConfigError(
-                    f"mergekit configuration: no weight for {source.model!r} at {tensor.name!r}; "
-                    "set parameters.weight of the model, or a filter that matches."
+                    f"mergekit configuration: no {name}{_of(source)} at {tensor.name!r}; set "
+                    f"parameters.{name}, or a filter that matches."
                 )
-            weights[source.model] = weight
-        row = tuple(weights.values())
-        normalize = self.value("normalize", tensor.name, t, part)
-        if self.method == "linear":
-            return row, bool(normalize) if normalize is not None else True
-        total = sum(row)
-        if normalize and abs(total) >= 1e-8:
-            row = tuple(w / total for w in row)
-        scale = self.value("lambda", tensor.name, t, part)
-        return row if scale is None else tuple(w * scale for w in row), False
+            return float(value)
+
+        def of_model(name: str, model: str) -> float:
+            if model in by_model:
+                return get(name, by_model[model])
+            return 0.0 if name == "weight" else float(row.parameters[name] or 0.0)
+
+        found = {p: tuple(of_model(p, m) for m in models) for p in row.per_model}
+        return found | {p: (get(p),) for p in row.shared}
+
+
+def _of(source: Source | None) -> str:
+    return f" for {source.model!r}" if source else ""
 
 
 def model_source(value: Any) -> str:
@@ -264,16 +285,19 @@ def read_slices(data: Mapping[str, Any]) -> tuple[tuple[Slice, ...], bool]:
 
 def _evaluate(name: str, setting: Any, tensor: str, t: float) -> float | None:
     """A number, a gradient, or a list of filters, at one tensor."""
-    if isinstance(setting, (bool, int, float)):
-        return float(setting)
+    value = _number(setting)
+    if value is not None:
+        return value
     if isinstance(setting, Mapping):
         setting = [setting]
     if isinstance(setting, list) and setting:
-        if all(isinstance(v, (bool, int, float)) for v in setting):
-            at = t * (len(setting) - 1)
+        values = [_number(v) for v in setting]
+        numbers = [v for v in values if v is not None]
+        if len(numbers) == len(setting):
+            at = t * (len(numbers) - 1)
             left = int(at)
-            right = min(left + 1, len(setting) - 1)
-            return float((1 - (at - left)) * setting[left] + (at - left) * setting[right])
+            right = min(left + 1, len(numbers) - 1)
+            return (1 - (at - left)) * numbers[left] + (at - left) * numbers[right]
         if all(isinstance(v, Mapping) and "value" in v for v in setting):
             for v in setting:
                 wanted = v.get("filter")
@@ -284,3 +308,15 @@ def _evaluate(name: str, setting: Any, tensor: str, t: float) -> float | None:
         f"mergekit configuration: parameter {name!r} must be a number, a list of numbers or a "
         f"list of {{filter, value}}, got {setting!r}."
     )
+
+
+def _number(value: Any) -> float | None:
+    """A number, also one that YAML takes for text (``1e-5``); None for anything else."""
+    if isinstance(value, (bool, int, float)):
+        return float(value)
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return None
+    return None

@@ -18,7 +18,7 @@ import yaml
 
 from evomerge.errors import ConfigError, unknown_name
 from evomerge.mergekit.config import check_tokenizer, model_source, name_models
-from evomerge.mergekit.translate import METHODS
+from evomerge.mergekit.table import METHODS
 from evomerge.methods import method
 
 _KEYS = (
@@ -29,6 +29,9 @@ _GENOME = (
     "models", "merge_method", "base_model", "tokenizer_source", "layer_granularity", "normalize",
     "allow_negative_weights", "filters", "smooth",
 )  # fmt: skip
+_SEARCHED = ("linear", "task_arithmetic", "ties", "dare_ties", "slerp")
+_NORMALISED = ("linear", "ties", "dare_ties")
+"""Methods whose weights mergekit-evolve normalises unless it is told not to."""
 # Filters that select exactly one of our roles in every architecture that both programs know.
 _ROLE_OF_FILTER = {
     "self_attn": "attention", "attn": "attention", "mlp": "mlp", "feed_forward": "mlp",
@@ -86,9 +89,10 @@ def import_evolve(
                 raise unknown_name("key of a mergekit-evolve configuration", str(key), known)
     notes: list[str] = []
     name = str(genome.get("merge_method"))
-    if name not in METHODS:
+    searched = [m for m in _SEARCHED if m in METHODS]
+    if name not in searched:
         raise unknown_name(
-            "merge method", name, METHODS, "mergekit-evolve searches it, evomerge cannot yet."
+            "merge method", name, searched, "mergekit-evolve or evomerge cannot search it."
         )
     base, experts = _models(genome, name, notes)
     return {
@@ -116,17 +120,26 @@ def _models(
         raise ConfigError("genome.models lists a model twice.")
     base = model_source(genome["base_model"]) if genome.get("base_model") else None
     check_tokenizer(genome, base, notes)
+    if name == "slerp":
+        if base not in {None, *models}:
+            models.append(str(base))
+        if len(models) != 2:
+            raise ConfigError(
+                f"genome: slerp of {len(models)} models, of which mergekit-evolve picks the two "
+                "with the largest weights, has no counterpart; name two, or take multislerp."
+            )
+        return None, models
     if base in models:
         models.remove(base)
-        if name == "task_arithmetic":
+        if METHODS[name].base == "origin":
             notes.append("base_model among the models has no task vector; it is no expert here.")
         else:  # averaged like any other; first, since the first gives the configuration
             models.insert(0, base)
             base = None
     if not models:
         raise ConfigError("genome.models holds no model beside base_model.")
-    if name == "task_arithmetic" and base is None:
-        raise ConfigError("genome.base_model is missing; task_arithmetic needs it.")
+    if METHODS[name].base == "origin" and base is None:
+        raise ConfigError(f"genome.base_model is missing; {name} needs it.")
     return base, models
 
 
@@ -204,12 +217,14 @@ def _space(
 ) -> dict[str, Any]:
     """The search space; ``models`` are the experts with the anchor's source in front."""
     source, *experts = models
+    if name == "slerp":
+        return _slerp_space(genome, _n_blocks(genome, source, layers_of), notes)
     normalize = genome.get("normalize")
     if name == "task_arithmetic" and normalize:
         # base + sum w (W - base) / sum w is the average of the experts by w.
         name = "linear"
         notes.append("Normalised task arithmetic is a weighted average, so the method is linear.")
-    normalize = name == "linear" and (normalize is None or bool(normalize))
+    normalize = name in _NORMALISED if normalize is None else bool(normalize)
     bounds = method(name).parameters["weight"]
     start = 1 / len(experts)
     high = max(bounds.high, start)
@@ -232,10 +247,33 @@ def _space(
             "smooth: weights are interpolated over depth; final norm and head take the last "
             "value, where mergekit gives them the first."
         )
-    space: dict[str, Any] = {"method": name, "groups": groups, "parameters": {"weight": weight}}
-    if name == "linear":
+    parameters = {"weight": weight}
+    if "density" in method(name).parameters:  # starts at 1, as there
+        density = {"low": method(name).parameters["density"].low, "high": 1.0, "default": 1.0}
+        parameters["density"] = weight | density
+    space: dict[str, Any] = {"method": name, "groups": groups, "parameters": parameters}
+    if "normalize" in method(name).fixed:
         space["fixed"] = {"normalize": normalize}
     return space
+
+
+def _slerp_space(
+    genome: Mapping[str, Any], blocks: tuple[int, int], notes: list[str]
+) -> dict[str, Any]:
+    if genome.get("filters") or genome.get("smooth"):
+        raise ConfigError("genome: slerp takes neither filters nor smooth, as in mergekit-evolve.")
+    notes.append(
+        "mergekit-evolve turns the weights of the two models into t by a softmax; here t itself "
+        "is searched."
+    )
+    t = method("slerp").parameters["t"]
+    return {
+        "method": "slerp",
+        "groups": _groups([], blocks, smooth=False),
+        "parameters": {
+            "t": {"low": t.low, "high": t.high, "default": t.default, "per": ["group"]}
+        },
+    }
 
 
 def _n_blocks(
