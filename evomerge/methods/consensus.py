@@ -5,7 +5,7 @@ Expert i needs an entry where its own change outweighs what the others would do 
 experts need (catastrophic with none, selfish with one) stays at the base; on the others
 ``W = W_0 + sum_i w_i tau_i``. 0 experts is task arithmetic, more than there are is the base.
 
-Works entry by entry on tensors of any shape. Cost: three experts of 768 x 3072 take 0.1 s on one
+Works entry by entry on tensors of any shape. Cost: three experts of 768 x 3072 take 0.05 s on one
 core, once; the directions take as many bytes as the experts.
 
 Source: Wang et al. 2024, "Localizing Task Information for Improved Model Merging and Compression"

@@ -7,9 +7,14 @@ wider bounds.
 
 from __future__ import annotations
 
+import array
 from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
+import numpy.typing as npt
 import torch
+
+_Row = npt.NDArray[np.float32]
 
 _SAMPLE = 1 << 20
 """Numbers of a row that are sorted; a shorter row is sorted whole."""
@@ -36,72 +41,69 @@ def order_statistics(
         (K, P) float64, of numbers rounded to fp32.
     """
     step = max(1, n // sample_size)
-    sample = torch.cat([chunk.float() for chunk in rows(step)], 1).sort(1).values
+    sample = torch.cat([chunk.float() for chunk in rows(step)], 1).cpu().sort(1).values
     if step == 1:
         return sample[:, list(places)].double()
-    k = len(sample)
-    found = torch.full((k, len(places)), torch.nan, dtype=torch.float64)
+    found = np.full((len(sample), len(places)), np.nan)
     margin = _MARGIN
-    while found.isnan().any():
-        bounds = [_bounds(sample, place / n, margin) for place in places]
-        passed = [_Passed(k) for _ in places]
+    while np.isnan(found).any():
+        between = [[_Between.of(row, p / n, margin) for p in places] for row in sample.numpy()]
         for chunk in rows(1):
-            numbers = chunk.float()
-            for (low, high), one in zip(bounds, passed, strict=True):
-                one.add(numbers, low, high)
-        for p, (place, (low, high), one) in enumerate(zip(places, bounds, passed, strict=True)):
-            for i in range(k):
-                found[i, p] = one.number_at(place, i, float(low[i]), float(high[i]))
+            for row, across in zip(chunk.float().cpu().numpy(), between, strict=True):
+                for one in across:
+                    one.add(row)
+        for i, across in enumerate(between):
+            found[i] = [one.number_at(p) for one, p in zip(across, places, strict=True)]
         margin *= 16
-    return found
+    return torch.from_numpy(found)
 
 
-class _Passed:
-    """What one pass says about one place: counts below and at the bounds, numbers between.
+class _Between:
+    """What one pass says about one place of one row: counts, and the numbers between two bounds.
 
     Attributes:
-        below: (K,) numbers less than the lower bound.
-        at_low: (K,) equal to it: many where an expert left most entries alone.
-        at_high: (K,) equal to the upper bound.
-        between: Per row, pieces of the numbers between the two.
+        low: Lower bound.
+        high: Upper bound.
+        below: How many numbers are less than the lower bound.
+        at_low: Equal to it: many where an expert left most entries alone.
+        at_high: Equal to the upper bound.
+        inside: The numbers between the two, in one growing piece: thousands of small tensors
+            would leave the heap full of holes.
     """
 
-    def __init__(self, k: int) -> None:
-        self.below, self.at_low, self.at_high = torch.zeros(3, k, dtype=torch.int64)
-        self.between: list[list[torch.Tensor]] = [[] for _ in range(k)]
+    def __init__(self, low: float, high: float) -> None:
+        self.low, self.high = low, high
+        self.below = self.at_low = self.at_high = 0
+        self.inside = array.array("f")
 
-    def add(self, numbers: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> None:
-        """Takes a chunk (K, m) in; bounds are (K, 1)."""
-        above = numbers > low
-        at_low = numbers == low
-        self.at_low += at_low.sum(1).cpu()
-        self.below += (~(above | at_low)).sum(1).cpu()
-        self.at_high += (numbers == high).sum(1).cpu()
-        inside = above & (numbers < high)
-        for row, keep, pieces in zip(numbers, inside, self.between, strict=True):
-            pieces.append(row[keep])
+    @classmethod
+    def of(cls, ordered: _Row, share: float, margin: float) -> _Between:
+        """Bounds of the number that a share of a row is less than, by an ordered sample of it."""
+        m = len(ordered)
+        spread = margin * ((m * share * (1 - share)) ** 0.5 + 1)
+        first, last = int(share * m - spread), int(share * m + spread) + 1
+        return cls(
+            float(ordered[first]) if first >= 0 else -np.inf,
+            float(ordered[last]) if last < m else np.inf,
+        )
 
-    def number_at(self, place: int, i: int, low: float, high: float) -> float:
-        """The number at a place of row i; NaN where it lies outside the bounds."""
-        rest = place - int(self.below[i])
-        if rest < 0:
-            return torch.nan
-        if rest < int(self.at_low[i]):
-            return low
-        rest -= int(self.at_low[i])
-        between = torch.cat(self.between[i])
-        if rest < len(between):
-            return float(between.kthvalue(rest + 1).values)
-        return high if rest - len(between) < int(self.at_high[i]) else torch.nan
+    def add(self, numbers: _Row) -> None:
+        """Takes a piece of the row in."""
+        exceeding = numbers > self.low
+        reaching = int(np.count_nonzero(numbers >= self.low))
+        self.below += len(numbers) - reaching
+        self.at_low += reaching - int(np.count_nonzero(exceeding))
+        self.at_high += int(np.count_nonzero(numbers == self.high))
+        exceeding &= numbers < self.high
+        self.inside.frombytes(numbers[exceeding].tobytes())
 
-
-def _bounds(
-    sample: torch.Tensor, share: float, margin: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """(K, 1) bounds of the number that a share of the row is less than."""
-    m = sample.shape[1]
-    spread = margin * ((m * share * (1 - share)) ** 0.5 + 1)
-    first, last = int(share * m - spread), int(share * m + spread) + 1
-    edge = torch.full_like(sample[:, :1], torch.inf)
-    low = sample[:, first : first + 1] if first >= 0 else -edge
-    return low, (sample[:, last : last + 1] if last < m else edge)
+    def number_at(self, place: int) -> float:
+        """The number at a place; NaN where it lies outside the bounds."""
+        rest = place - self.below
+        if 0 <= rest < self.at_low:
+            return self.low
+        rest -= self.at_low
+        if 0 <= rest < len(self.inside):
+            return float(np.partition(np.frombuffer(self.inside, np.float32), rest)[rest])
+        rest -= len(self.inside)
+        return self.high if 0 <= rest < self.at_high else np.nan

@@ -15,8 +15,8 @@ Inputs are a matrix's columns, as in nn.Linear; GPT-2's Conv1D is stored transpo
 outputs are taken for inputs. Everything else (norms, biases, convolutions, and by default
 embeddings and heads) is merged by the mean task vector.
 
-Cost: three experts of 768 x 3072 take 2.3 s on one core (filtered: 22 s), once, and 300 MiB while
-they do; the directions take as many bytes as the experts.
+Cost: three experts of 768 x 3072 take 2.3 s on one core (filtered: 14 s), once, and 350 MiB
+(590) while they do; the directions take as many bytes as the experts.
 
 Source: Cheng et al. 2025, "Whoever Started the Interference Should End It" (arXiv:2503.08099),
 which takes 300 steps of Adam at 1e-5; Wei et al. 2025, OptMerge (arXiv:2505.19892) and
