@@ -106,7 +106,7 @@ def merged(recipe: Recipe) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_every_method_there_and_back(name: str, spec: dict[str, Any]) -> None:
     """The recipe that is read back merges to the same weights."""
-    fixed = METHODS[name].floors
+    fixed = METHODS[name].minor
     recipe = recipe_of(name, spec, **fixed)
     text = to_mergekit(recipe)
     back = from_mergekit(text).recipe

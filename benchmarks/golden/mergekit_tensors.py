@@ -146,8 +146,10 @@ def cases() -> list[Case]:
     for where in ("matrix", "vector", "small", "equal"):
         for t in (0.0, 1e-4, 0.1):
             add("nearswap", where, "a", "base", {"t": t}, {"t": [t]})
-    for where in ("matrix", "vector", "cube", "equal", "sparse"):
-        add("arcee_fusion", where, "b", "base", {}, {"lambda": [1.0], "spread": [1.5]})
+    for where in ("matrix", "vector", "cube", "small", "equal", "sparse"):
+        for precision in ("float64", "float32") if where != "small" else ("float32",):
+            add("arcee_fusion", where, "b", "base", {}, {"lambda": [1.0], "spread": [1.5]},
+                divergence=precision)  # fmt: skip
     for where in ("matrix", "vector"):
         for scale in (None, 0.7):
             given = {} if scale is None else {"scale": {"a": scale}}

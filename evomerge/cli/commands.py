@@ -331,19 +331,17 @@ def _list(rest: list[str]) -> int:
     options = parser.parse_args(rest)
     if options.what not in LISTS:
         raise unknown_name("list", options.what, LISTS)
+    if options.what == "methods":
+        from evomerge.cli.methods import method_lines
+
+        print("\n".join(method_lines()))
+        return 0
     for name, text in _entries(options.what, options.include_path):
         print(f"{name:<24} {text}".rstrip())
     return 0
 
 
 def _entries(what: str, include_path: str | None) -> list[tuple[str, str]]:
-    if what == "methods":
-        from evomerge.methods import METHODS
-
-        return [
-            (m.name, "; ".join(f"{n}: {p.doc}" for n, p in m.parameters.items()))
-            for m in METHODS.values()
-        ]
     if what == "spaces":
         from evomerge.space import known_spaces, load_space
 

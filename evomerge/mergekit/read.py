@@ -88,7 +88,7 @@ def from_mergekit(
     plan = Plan(name, base, slices, parameters)
     _note_ignored(plan, row, notes)
     pool_base, experts = _roles(plan, row, used, notes)
-    settings: dict[str, Scalar] = {**row.constants, **row.floors}
+    settings: dict[str, Scalar] = {**row.constants, **row.minor}
     if row.base == "optional":
         settings["task_vectors"] = pool_base is not None
     settings = {k: v for k, v in settings.items() if k in method(name).fixed}

@@ -28,7 +28,7 @@ class Row:
         only: Our parameters that mergekit lacks, to the one value that it computes with.
         equal: Our per-expert parameters that mergekit lacks: all experts alike.
         constants: Our settings that mergekit has no name for, to what it does.
-        floors: The same where it hardly matters: told in a comment.
+        minor: The same where it matters for tiny changes only: told in a comment.
         words: Settings that are spelled otherwise: our value to mergekit's.
         differs: What mergekit computes differently on the same settings.
     """
@@ -39,7 +39,7 @@ class Row:
     only: Mapping[str, float] = dataclasses.field(default_factory=dict)
     equal: tuple[str, ...] = ()
     constants: Mapping[str, Scalar] = dataclasses.field(default_factory=dict)
-    floors: Mapping[str, Scalar] = dataclasses.field(default_factory=dict)
+    minor: Mapping[str, Scalar] = dataclasses.field(default_factory=dict)
     words: Mapping[str, Mapping[Scalar, Scalar]] = dataclasses.field(default_factory=dict)
     differs: str = ""
 
@@ -77,14 +77,12 @@ _ROWS: dict[str, Row] = {
     ),
     "multislerp": Row({"weight": None}, {"normalize_weights": True}, "optional"),
     "karcher": Row(shared={"max_iter": 10, "tol": 1e-5}, base="mixed", equal=("weight",)),
-    "model_stock": Row(
-        shared={"filter_wise": False}, only={"lambda": 1.0}, floors={"floor": 1e-6}
-    ),
-    "sce": Row(shared={"select_topk": 1.0}, only={"lambda": 1.0}, floors={"floor": 1e-6}),
+    "model_stock": Row(shared={"filter_wise": False}, only={"lambda": 1.0}, minor={"floor": 1e-6}),
+    "sce": Row(shared={"select_topk": 1.0}, only={"lambda": 1.0}, minor={"floor": 1e-6}),
     "ram": Row(shared={"epsilon": 1e-5}, only={"weight": 1.0}),
     "ramplus_tl": Row(shared={"r": 0.1, "alpha": 0.2, "epsilon": 1e-5}, only={"weight": 1.0}),
     "nearswap": Row(shared={"t": None}),
-    "arcee_fusion": Row(only={"lambda": 1.0, "spread": 1.5}),
+    "arcee_fusion": Row(only={"lambda": 1.0, "spread": 1.5}, minor={"divergence": "float32"}),
     "passthrough": Row({"scale": 1.0}, base="mixed"),
     "ties": _sparse(normalize=True, rescale=False, elects=True),
     "dare_linear": _sparse(normalize=False, rescale=True, elects=False, differs=_MASKS),

@@ -77,7 +77,7 @@ def to_mergekit(recipe: Recipe, dtype: str | None = None) -> str:
     comments += [f"Not the same: {row.differs}"] if row.differs else []
     comments += [
         f"mergekit has {k} {v}, the recipe {fixed[k]}: a difference for tiny changes only."
-        for k, v in row.floors.items()
+        for k, v in row.minor.items()
         if fixed.get(k, v) != v
     ]
     return "".join(f"# {c}\n" for c in comments) + yaml.safe_dump(

@@ -22,6 +22,8 @@ from evomerge.methods.parts import row_parts, wide_dtype
 _SAMPLE = 1_000_000
 """Entries that a larger tensor's quartiles are taken from, as in mergekit."""
 _EPS = 1e-8
+_PRECISIONS: dict[Scalar, torch.dtype] = {"float64": torch.float64, "float32": torch.float32}
+"""Of the divergence, which is smaller than fp32's rounding where models are near."""
 
 
 class ArceeFusion:
@@ -36,7 +38,7 @@ class ArceeFusion:
             0.0, 3.0, 1.5, "interquartile ranges above the median; mergekit: 1.5", shared=True
         ),
     }
-    fixed: Mapping[str, Scalar] = {}
+    fixed: Mapping[str, Scalar] = {"divergence": "float64"}
 
     def survey(self, tensors: Iterable[Sources], fixed: Mapping[str, Scalar]) -> None:
         """Nothing to survey."""
@@ -45,11 +47,17 @@ class ArceeFusion:
         """Base and expert, the divergence of every row, and the quartiles of the importance."""
         if sources.base is None:
             raise ConfigError("arcee_fusion needs a base model; set models.base.")
+        if fixed["divergence"] not in _PRECISIONS:
+            raise ConfigError(
+                f"arcee_fusion: fixed.divergence is {fixed['divergence']!r}; expected float64, or "
+                "float32 as mergekit has it."
+            )
+        precision = _PRECISIONS[fixed["divergence"]]
         tensors = (sources.base, sources.experts[0])
         base, expert = (_rows(t) for t in tensors)
-        divergence = torch.empty(len(base), 1, device=base.device)
+        divergence = torch.empty(len(base), 1, dtype=wide_dtype(base), device=base.device)
         for part in row_parts(base):
-            p, q = (torch.softmax(t[part].double(), -1) + _EPS for t in (expert, base))
+            p, q = (torch.softmax(t[part].to(precision), -1) + _EPS for t in (expert, base))
             divergence[part] = (p * (p / q).log()).sum(-1, keepdim=True)
         quartiles = _quartiles(base, expert, divergence, sources.name)
         return Basis((*tensors, divergence), quartiles)
@@ -64,8 +72,9 @@ class ArceeFusion:
         """Writes the merge."""
         low, median, high = basis.extra
         threshold = median + coefficients["spread"][0] * (high - low)
-        scale, wide = coefficients["lambda"][0], wide_dtype(out)
+        scale = coefficients["lambda"][0]
         base, expert, divergence = basis.tensors
+        wide = wide_dtype(base)  # importance as prepare computes it, whatever out is
         rows, first, second = _rows(out), _rows(base), _rows(expert)
         for part in row_parts(rows):
             origin = first[part].to(wide)
@@ -83,16 +92,16 @@ def _quartiles(
     base: torch.Tensor, expert: torch.Tensor, divergence: torch.Tensor, name: str
 ) -> tuple[float, float, float]:
     """Quartiles of the importance: of a sample, the same on every machine, where there is more."""
-    n, width = base.numel(), base.shape[1]
+    n, width, wide = base.numel(), base.shape[1], wide_dtype(base)
     if n == 0:
         return 0.0, 0.0, 0.0
     if n > _SAMPLE:
-        random = bits(key("arcee_fusion", name), 0, _SAMPLE, base.device).long() & 0xFFFFFFFF
-        places = (random * n) >> 32
-        flat = (expert.reshape(-1)[places].float() - base.reshape(-1)[places].float()).abs()
+        random = bits(key("arcee_fusion", name), 0, _SAMPLE, base.device).long() & 0x7FFFFFFF
+        places = (random * n) >> 31
+        flat = (expert.reshape(-1)[places].to(wide) - base.reshape(-1)[places].to(wide)).abs()
         values = flat * divergence.view(-1)[places // width]
     else:
-        values = ((expert.float() - base.float()).abs() * divergence).view(-1)
+        values = ((expert.to(wide) - base.to(wide)).abs() * divergence).view(-1)
     ordered = values.sort().values
     first, second, third = (float(ordered[int(q * (len(ordered) - 1))]) for q in (0.25, 0.5, 0.75))
     return first, second, third

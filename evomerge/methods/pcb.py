@@ -9,7 +9,8 @@ their quantiles ``outliers`` and ``1 - outliers`` and scaled to [0, 1]:
 
 The directions ``S_i T^_i / sum_j S_j`` do not depend on the weights, so the merge is linear in
 them. An entry that no expert keeps stays at the base. All quantiles are of the whole model, any
-tensor alike; they are taken exactly, in two passes over the weights and a part, without a flattened model.
+tensor alike; they are taken exactly, in two passes over the weights and a part, without a
+flattened model.
 
 Cost: the survey of three experts takes 65 ns per parameter on one core (7 s for 106M) and 80 MiB,
 a 768 x 3072 tensor 0.1 s, once; the directions take as many bytes as the experts.

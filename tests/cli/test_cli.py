@@ -12,6 +12,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from evomerge.cli import main
+from evomerge.methods import METHODS
 from evomerge.store import open_run
 from tests.cli.conftest import write_config, write_task
 
@@ -263,6 +264,12 @@ def test_lists(project, capsys) -> None:
     ):
         assert main(["list", what]) == 0
         assert name in capsys.readouterr().out
+    assert main(["list", "methods"]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line}
+    assert lines.keys() > METHODS.keys()
+    assert lines["model_stock"].split()[1:6] == ["2+", "needed", "lambda*", "0..2", "(1)"]
+    assert lines["nuslerp"].split()[1:6] == ["2", "optional", "weight", "0..1", "(0.5)"]
+    assert "lerp_above=0.9995" in lines["slerp"]
     assert main(["list", "tasks", "--include-path", "tasks"]) == 0
     assert "toy" in capsys.readouterr().out
 

@@ -139,7 +139,7 @@ def metric_average(base, experts, c, metrics=None):
     return sum(w / sum(weights) * e for w, e in zip(weights, experts, strict=True))
 
 
-BEYOND = {
+FORMULAS = {
     "tsv": tsv,
     "pcb": pcb,
     "consensus": consensus,
@@ -150,3 +150,17 @@ BEYOND = {
     "widen": widen,
     "metric_average": metric_average,
 }
+# Weights .5 and .25 of the task vectors [2, 0] and [0, 4] over the base [1, 2].
+BY_HAND = {
+    # A vector has no singular vectors: half of task arithmetic, the mean.
+    "tsv": [1.5, 2.5],
+    "wudi": [1.5, 2.5],
+    "iso_c": [1.5, 3.0],
+    "opcm": [1 + 3 / 20**0.5, 2 + 3 / 20**0.5],  # the mean length 3 over the sum's, sqrt(20)
+    "pcb": [1.0, 2.0],  # a tenth of two entries: none exceeds the threshold
+    "consensus": [1.0, 2.0],  # each entry is one expert's alone
+    "localize_stitch": [2.0, 3.0],
+    "widen": [2.0, 3.0],  # each one's changed entry stands out
+    "metric_average": [2.0, 4.0],  # without metrics, the mean
+}
+OTHERS_BY_HAND = {"iso_c": {"scale": [0.5]}, "metric_average": {"rho": [2.0]}}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 
 import pytest
@@ -12,8 +11,7 @@ import torch
 from evomerge.errors import ConfigError, UnknownNameError
 from evomerge.methods import METHODS, MergeMethod, Sources, method
 from evomerge.methods.kernels import CHUNK, weighted_sum
-from tests.methods.formulas import SPHERICAL
-from tests.methods.formulas_beyond import BEYOND
+from tests.methods import formulas_beyond, tensor_formulas
 
 # The formula of each method in float64: (base, experts, coefficients) -> merge.
 FORMULAS = {
@@ -23,50 +21,20 @@ FORMULAS = {
     "task_arithmetic": lambda base, experts, c: (
         base + sum(w * (e - base) for w, e in zip(c["weight"], experts, strict=True))
     ),
-    **SPHERICAL,
-    **BEYOND,
+    **tensor_formulas.FORMULAS,
+    **formulas_beyond.FORMULAS,
 }
-# base [1, 2], experts [3, 2] and [1, 6] (task vectors [2, 0] and [0, 4]): the coefficients and the
-# merge, by hand. The experts are sqrt(13) and sqrt(37) long, with the cosine 15 / sqrt(481).
-_ANGLE = math.acos(15 / math.sqrt(481))
-_HALF = 1 / math.sqrt(2 + 30 / math.sqrt(481))  # sin(a / 2) / sin a
-_TWO, _ONE = (math.sin(_ANGLE * s / 3) / math.sin(_ANGLE) for s in (2, 1))  # a third of the way
-_LENGTH = (2 * math.sqrt(13) + math.sqrt(37)) / 3
-_MEAN = [2 * 3 / 13**0.5 + 1 / 37**0.5, 2 * 2 / 13**0.5 + 6 / 37**0.5]
-BY_HAND: dict[str, tuple[dict[str, list[float]], list[float]]] = {
-    "linear": ({"weight": [0.5, 0.25]}, [7 / 3, 10 / 3]),
-    "task_arithmetic": ({"weight": [0.5, 0.25]}, [2.0, 3.0]),
-    "slerp": ({"t": [0.5]}, [4 * _HALF, 8 * _HALF]),
-    "nuslerp": ({"weight": [0.5, 0.25]}, [3 * _TWO + _ONE, 2 * _TWO + 6 * _ONE]),
-    "multislerp": (
-        {"weight": [0.5, 0.25]}, [_LENGTH * x / math.hypot(*_MEAN) for x in _MEAN]
-    ),
-    "karcher": (  # two points: the arc itself, between the unit vectors
-        {"weight": [0.5, 0.25]},
-        [
-            _LENGTH * (3 * _TWO / 13**0.5 + _ONE / 37**0.5),
-            _LENGTH * (2 * _TWO / 13**0.5 + 6 * _ONE / 37**0.5),
-        ],
-    ),
-    "model_stock": ({"lambda": [1.0]}, [1.0, 2.0]),  # orthogonal task vectors: stay at the base
-    "sce": ({"select_topk": [1.0], "lambda": [0.5]}, [2.0, 4.0]),
-    "ram": ({"weight": [0.5, 0.25]}, [2.0, 3.0]),
-    "ramplus_tl": ({"weight": [0.5, 0.25], "r": [0.5], "alpha": [0.5]}, [2.0, 3.0]),
-    "nearswap": ({"t": [0.5]}, [1.5, 2.0]),
-    "arcee_fusion": ({"lambda": [0.5], "spread": [1.5]}, [2.0, 2.0]),
-    "passthrough": ({"scale": [2.0]}, [6.0, 4.0]),
-    # A vector has no singular vectors: half of task arithmetic, the mean.
-    "tsv": ({"weight": [0.5, 0.25]}, [1.5, 2.5]),
-    "wudi": ({"weight": [0.5, 0.25]}, [1.5, 2.5]),
-    "iso_c": ({"scale": [0.5]}, [1.5, 3.0]),
-    # The mean length 3 over the sum's length sqrt(20).
-    "opcm": ({"weight": [0.5, 0.25]}, [1 + 3 / 20**0.5, 2 + 3 / 20**0.5]),
-    "pcb": ({"weight": [0.5, 0.25]}, [1.0, 2.0]),  # a tenth of two entries: none exceeds
-    "consensus": ({"weight": [0.5, 0.25]}, [1.0, 2.0]),  # each entry is one expert's alone
-    "localize_stitch": ({"weight": [0.5, 0.25]}, [2.0, 3.0]),
-    "widen": ({"weight": [0.5, 0.25]}, [2.0, 3.0]),  # each one's changed entry stands out
-    "metric_average": ({"rho": [2.0]}, [2.0, 4.0]),  # without metrics, the mean
-}  # fmt: skip
+# base [1, 2], experts [3, 2] and [1, 6], weight [.5, .25], by hand; other parameters as below.
+BY_HAND = {
+    "linear": [7 / 3, 10 / 3],
+    "task_arithmetic": [2.0, 3.0],
+    **tensor_formulas.BY_HAND,
+    **formulas_beyond.BY_HAND,
+}
+OTHERS_BY_HAND: dict[str, dict[str, list[float]]] = {
+    **tensor_formulas.OTHERS_BY_HAND,
+    **formulas_beyond.OTHERS_BY_HAND,
+}
 # What a method makes of equal sources, where that is not the base: (base, c) -> merge.
 OF_EQUAL_SOURCES = {"passthrough": lambda base, c: c["scale"][0] * base}
 
@@ -210,8 +178,9 @@ def test_by_hand(chosen: MergeMethod, device: torch.device) -> None:
         torch.tensor([1.0, 2.0], device=device),
         [torch.tensor([3.0, 2.0], device=device), torch.tensor([1.0, 6.0], device=device)],
     )
-    values, expected = BY_HAND[chosen.name]
-    assert merge(chosen, given, values).tolist() == pytest.approx(expected, rel=1e-6)
+    values = {"weight": [0.5, 0.25], **OTHERS_BY_HAND.get(chosen.name, {})}
+    out = merge(chosen, given, values)
+    assert out.tolist() == pytest.approx(BY_HAND[chosen.name], rel=1e-6)
 
 
 def test_base_is_required_where_needed(chosen: MergeMethod) -> None:

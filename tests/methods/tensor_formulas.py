@@ -6,6 +6,8 @@ takes fewer experts than it is given takes the first ones.
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 
@@ -126,10 +128,44 @@ def passthrough(base, experts, c):
     return c["scale"][0] * experts[0]
 
 
-SPHERICAL = {
+FORMULAS = {
     f.__name__: f
     for f in (
         slerp, nuslerp, multislerp, karcher, model_stock, sce, ram, ramplus_tl, nearswap,
         arcee_fusion, passthrough,
     )
 }  # fmt: skip
+
+# What the contract computes by hand, of base [1, 2], experts [3, 2] and [1, 6] (task vectors
+# [2, 0] and [0, 4]) with the weights [.5, .25]. The experts are sqrt(13) and sqrt(37) long, their
+# cosine is 15 / sqrt(481).
+_ANGLE = math.acos(15 / math.sqrt(481))
+_HALF = 1 / math.sqrt(2 + 30 / math.sqrt(481))  # sin(a / 2) / sin a
+_TWO, _ONE = (math.sin(_ANGLE * s / 3) / math.sin(_ANGLE) for s in (2, 1))  # a third of the way
+_LENGTH = (2 * math.sqrt(13) + math.sqrt(37)) / 3
+_MEAN = [2 * 3 / 13**0.5 + 1 / 37**0.5, 2 * 2 / 13**0.5 + 6 / 37**0.5]
+BY_HAND = {
+    "slerp": [4 * _HALF, 8 * _HALF],
+    "nuslerp": [3 * _TWO + _ONE, 2 * _TWO + 6 * _ONE],
+    "multislerp": [_LENGTH * x / math.hypot(*_MEAN) for x in _MEAN],
+    "karcher": [  # of two points: on the arc itself, between the unit vectors
+        _LENGTH * (3 * _TWO / 13**0.5 + _ONE / 37**0.5),
+        _LENGTH * (2 * _TWO / 13**0.5 + 6 * _ONE / 37**0.5),
+    ],
+    "model_stock": [1.0, 2.0],  # orthogonal task vectors: stay at the base
+    "sce": [2.0, 4.0],
+    "ram": [2.0, 3.0],
+    "ramplus_tl": [2.0, 3.0],
+    "nearswap": [1.5, 2.0],
+    "arcee_fusion": [2.0, 2.0],
+    "passthrough": [6.0, 4.0],
+}
+OTHERS_BY_HAND: dict[str, dict[str, list[float]]] = {
+    "slerp": {"t": [0.5]},
+    "model_stock": {"lambda": [1.0]},
+    "sce": {"select_topk": [1.0], "lambda": [0.5]},
+    "ramplus_tl": {"r": [0.5], "alpha": [0.5]},
+    "nearswap": {"t": [0.5]},
+    "arcee_fusion": {"lambda": [0.5], "spread": [1.5]},
+    "passthrough": {"scale": [2.0]},
+}
