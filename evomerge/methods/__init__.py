@@ -12,6 +12,7 @@
 
 * :mod:`~evomerge.methods.arcee_fusion`: an expert's most important changes.
 * :mod:`~evomerge.methods.consensus`: only entries that enough experts need.
+* :mod:`~evomerge.methods.doge`: a shared change that keeps each task vector intact.
 * :mod:`~evomerge.methods.iso_c`: the task vectors' sum, all directions equally strong.
 * :mod:`~evomerge.methods.karcher`: the mean on the sphere.
 * :mod:`~evomerge.methods.linear`: weighted average of models.
@@ -44,6 +45,7 @@ from evomerge.errors import ConfigError, unknown_name
 from evomerge.methods.arcee_fusion import ArceeFusion
 from evomerge.methods.base import Basis, MergeMethod, Parameter, Scalar, Sources
 from evomerge.methods.consensus import Consensus
+from evomerge.methods.doge import Doge
 from evomerge.methods.iso_c import IsotropicCommon
 from evomerge.methods.karcher import Karcher
 from evomerge.methods.linear import Linear
@@ -86,6 +88,7 @@ _ALL: tuple[MergeMethod, ...] = (
     IsotropicCommon(),
     Widen(),
     Opcm(),
+    Doge(),
     MetricAverage(),
 )
 METHODS: dict[str, MergeMethod] = {m.name: m for m in _ALL}

@@ -112,6 +112,45 @@ def opcm(base, experts, c, alpha=0.5):
     return _mixed(base, [p * length / sum(parts).norm() for p in parts], c["weight"])
 
 
+def doge_loss(change, deltas, factors):
+    """What the change is to minimise."""
+    merged = sum(f * d for f, d in zip(factors, deltas, strict=True))
+    rest = [d * (d - merged - sum(factors) * change) for d in deltas]
+    return sum(r.sum(1).pow(2).sum() for r in rest)
+
+
+def doge_change(deltas, factors, subspace=1 / 6, steps=400, rate=1e-4):
+    """The modification by torch's own gradients and Adam."""
+    side = min(deltas[0].shape)
+    leading = [
+        torch.linalg.svd(d, full_matrices=False).U[:, : side // len(deltas)] for d in deltas
+    ]
+    shared = torch.linalg.svd(torch.cat(leading, 1), full_matrices=False).U
+    shared = shared[:, : int(side * subspace + 1e-9)]
+    change = torch.zeros_like(deltas[0], requires_grad=True)
+    adam = torch.optim.Adam([change], lr=rate)
+    for _ in range(steps):
+        adam.zero_grad()
+        doge_loss(change, deltas, factors).backward()
+        change.grad -= shared @ shared.T @ change.grad
+        adam.step()
+    return change.detach()
+
+
+def doge(base, experts, c, eta=0.07, keep=0.3, **settings):
+    deltas = [e - base for e in experts]
+    if base.ndim != 2:
+        return _mixed(base, [d / len(deltas) for d in deltas], c["weight"])
+    factors = [eta / float(d.norm()) for d in deltas]
+    change = doge_change(deltas, factors, **settings)
+    parts = []
+    for d, f in zip(deltas, factors, strict=True):
+        mask = torch.zeros(d.numel(), dtype=d.dtype)
+        mask[d.abs().reshape(-1).topk(max(1, int(d.numel() * keep))).indices] = 1
+        parts.append((d + change) * f * mask.view_as(d))
+    return _mixed(base, parts, c["weight"])
+
+
 def widen(base, experts, c, ratio=1.0, calibration=1.0):
     """Column by column."""
     deltas = torch.stack([e - base for e in experts])
@@ -147,6 +186,7 @@ FORMULAS = {
     "wudi": wudi,
     "iso_c": iso_c,
     "opcm": opcm,
+    "doge": doge,
     "widen": widen,
     "metric_average": metric_average,
 }
@@ -155,6 +195,7 @@ BY_HAND = {
     # A vector has no singular vectors: half of task arithmetic, the mean.
     "tsv": [1.5, 2.5],
     "wudi": [1.5, 2.5],
+    "doge": [1.5, 2.5],
     "iso_c": [1.5, 3.0],
     "opcm": [1 + 3 / 20**0.5, 2 + 3 / 20**0.5],  # the mean length 3 over the sum's, sqrt(20)
     "pcb": [1.0, 2.0],  # a tenth of two entries: none exceeds the threshold
