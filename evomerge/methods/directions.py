@@ -18,7 +18,7 @@ import torch
 from evomerge.errors import ConfigError
 from evomerge.methods.base import Basis, Scalar, Sources
 from evomerge.methods.kernels import weighted_sum
-from evomerge.methods.parts import wide_dtype, wide_parts
+from evomerge.methods.parts import row_parts, wide_dtype, wide_parts
 
 VOCABULARY = r"(^|\.)(\w*embed\w*|wte|wpe|shared|lm_head)\.\w+$"
 """Names of embeddings and heads, whose rows are tokens: most methods leave them out."""
@@ -101,6 +101,26 @@ def elementwise(
         for flat, row in zip(flats, of(torch.stack([o - origin for o in others])), strict=True):
             flat[part].copy_(row)
     return Basis((base, *directions), extra=None)
+
+
+def broadcast(sources: Sources, method: str, factors: torch.Tensor) -> Basis:
+    """Base and K task vectors times a factor per row or column.
+
+    Args:
+        sources: The tensor, with two dimensions or more; those after the first count as one.
+        method: Who asks, for errors.
+        factors: (K, rows or 1, columns or 1).
+    """
+    base, dtype = base_of(sources, method), _dtype(sources)
+    wide, scaled = wide_dtype(base), []
+    for expert, factor in zip(sources.experts, factors.to(base.device, wide), strict=True):
+        direction = torch.empty(expert.shape, dtype=dtype, device=expert.device)
+        for part in row_parts(base):
+            delta = expert[part].flatten(1).to(wide) - base[part].flatten(1).to(wide)
+            delta *= factor[part] if len(factor) > 1 else factor
+            direction[part] = delta.view(direction[part].shape).to(dtype)
+        scaled.append(direction)
+    return Basis((base, *scaled), extra=None)
 
 
 def combine(out: torch.Tensor, basis: Basis, weights: Sequence[float]) -> None:

@@ -1,47 +1,46 @@
-"""WUDI in closed form: the merged task vector that disturbs the experts' own inputs least.
+"""WUDI: the merged task vector that disturbs the experts' own inputs least, not quite to the end.
 
 A linear layer's task vector spans the inputs it was trained on, so ``tau_i^T tau_i`` stands in for
-their Gram matrix. The minimum of ``sum_i |(D - tau_i) tau_i^T|^2 / |tau_i|^2`` over D is
+their Gram matrix, and D is to lessen ``sum_i |(D - tau_i) tau_i^T|^2 / |tau_i|^2``. Its minimum is
+``sum_i tau_i G_i (sum_j G_j)^-1`` with ``G_i = tau_i^T tau_i / |tau_i|^2``: RegMean with data-free
+statistics. Gradient descent from ``sum_i tau_i`` for a ``time``, in the leading share ``keep`` of
+the directions, has a closed form too: with ``V, s`` the eigenvectors and eigenvalues of
+``sum_j G_j`` and ``h = 1 - exp(-s time)``
 
-    ``D = sum_i tau_i G_i (sum_j G_j)^-1``   with ``G_i = tau_i^T tau_i / |tau_i|^2``,
+    ``D = sum_i B_i``,  ``B_i = tau_i (I - V h V^T) + tau_i G_i V (h / s) V^T``
 
-which is RegMean with data-free statistics; ``W = W_0 + sum_i w_i tau_i G_i (sum_j G_j)^-1``,
-linear in the weights. With ``filter: swudi`` gradient descent from ``sum_i tau_i`` is stopped
-after ``time`` and kept to the leading share ``keep`` of the directions: with ``V, s`` the
-eigenvectors and eigenvalues of ``sum_j G_j`` and ``h = 1 - exp(-s time)``,
-``D = sum_i tau_i (I - V h V^T) + tau_i G_i V (h / s) V^T``.
+and ``W = W_0 + sum_i w_i B_i``, linear in the weights. ``time: 0`` stands for no end, where with
+``keep: 1`` D is the minimum itself. It is seldom what one wants: along weak directions it is up to
+15 times as long as the task vectors (docs/methods.md).
 
 Inputs are a matrix's columns, as in nn.Linear; GPT-2's Conv1D is stored transposed, so that its
 outputs are taken for inputs. Everything else (norms, biases, convolutions, and by default
 embeddings and heads) is merged by the mean task vector.
 
-Cost: three experts of 768 x 3072 take 2.3 s on one core (filtered: 14 s), once, and 350 MiB
-(590) while they do; the directions take as many bytes as the experts.
+Cost: three experts of 768 x 3072 take 7 s on one core, once, and 360 MiB while they do; the
+directions take as many bytes as the experts.
 
 Source: Cheng et al. 2025, "Whoever Started the Interference Should End It" (arXiv:2503.08099),
-which takes 300 steps of Adam at 1e-5; Wei et al. 2025, OptMerge (arXiv:2505.19892) and
-its repository WalkerWorldPeace/MLLMerging, ``swudi_merge`` (300, and 0.85 of the directions for
-language models). Differences: the released code has one coefficient for all experts, and so does
-nothing per expert; Adam as released stops well short of the minimum.
+which takes 300 steps of Adam at 1e-5 from the sum; the flow is ``swudi_merge`` in Wei et al. 2025,
+OptMerge (arXiv:2505.19892), github.com/WalkerWorldPeace/MLLMerging, with time 300 and 0.85 of the
+directions for language models. Difference: the released code has one coefficient for all experts.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 
-from evomerge.errors import ConfigError, unknown_name
+from evomerge.errors import ConfigError
 from evomerge.methods import directions
 from evomerge.methods.base import Basis, Parameter, Scalar, Sources
-
-_FILTERS = ("none", "swudi")
-_RIDGE = 1e-10
-"""Of the Gram matrix's 1-norm: directions below 1e-5 of the largest singular value fade out."""
+from evomerge.methods.spectrum import singular_vectors
 
 
 class Wudi:
-    """``W = W_0 + sum_i w_i tau_i G_i (sum_j G_j)^-1``."""
+    """``W = W_0 + sum_i w_i B_i`` with the flow of WUDI's loss on the task vectors' sum."""
 
     name = "wudi"
     needs_base = True
@@ -50,9 +49,8 @@ class Wudi:
         "weight": Parameter(0.0, 1.5, 1.0, "scale of the expert's share of the solution"),
     }
     fixed: Mapping[str, Scalar] = {
-        "filter": "none",  # or swudi
-        "time": 300.0,  # of swudi's gradient descent
-        "keep": 0.85,  # swudi: share of the directions that it moves
+        "time": 300.0,  # of the descent; 0: to the end
+        "keep": 0.85,  # share of the directions that are moved
         "plain": directions.VOCABULARY,  # regular expression: merged by the mean instead
     }
 
@@ -60,15 +58,12 @@ class Wudi:
         """Checks the settings.
 
         Raises:
-            UnknownNameError: An unknown filter.
             ConfigError: A time or share out of range.
         """
-        if fixed["filter"] not in _FILTERS:
-            raise unknown_name("value of fixed.filter", str(fixed["filter"]), _FILTERS)
         time, keep = float(fixed["time"]), float(fixed["keep"])
-        if not (time > 0.0 and 0.0 < keep <= 1.0):
+        if not (time >= 0.0 and 0.0 < keep <= 1.0):
             raise ConfigError(
-                f"wudi: expected fixed.time > 0 and fixed.keep in (0, 1], got {time} and {keep}."
+                f"wudi: expected fixed.time >= 0 and fixed.keep in (0, 1], got {time} and {keep}."
             )
 
     def prepare(self, sources: Sources, survey: None, fixed: Mapping[str, Scalar]) -> Basis:
@@ -78,10 +73,15 @@ class Wudi:
         deltas = directions.task_vectors(sources, self.name)
         # An expert that changed nothing has no inputs to disturb.
         scaled = [d / d.norm() if d.any() else d for d in deltas]
-        if fixed["filter"] == "swudi":
-            found = _filtered(deltas, scaled, float(fixed["time"]), float(fixed["keep"]))
-        else:
-            found = _solved(deltas, scaled)
+        # Of the stacked task vectors: their Gram matrix is sum_j G_j.
+        n = math.ceil(deltas[0].shape[1] * float(fixed["keep"]))
+        _, lengths, vectors = singular_vectors(torch.cat(scaled), n)
+        values, time = lengths**2, float(fixed["time"]) or math.inf
+        moved = -torch.expm1(-values * time)
+        found = []
+        for delta, one in zip(deltas, scaled, strict=True):
+            pulled = (delta @ one.T) @ (one @ vectors) * (moved / values)
+            found.append(delta + (pulled - delta @ vectors * moved) @ vectors.T)
         return directions.prepared(sources, self.name, found)
 
     def combine(
@@ -93,42 +93,3 @@ class Wudi:
     ) -> None:
         """Writes the merge."""
         directions.combine(out, basis, coefficients["weight"])
-
-
-def _solved(deltas: Sequence[torch.Tensor], scaled: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """``tau_i G_i (sum_j G_j)^-1`` on the smaller side of the stacked task vectors.
-
-    With A the scaled task vectors, one below the other, ``sum_j G_j = A^T A`` and
-    ``A_i (A^T A)^-1`` is a block of rows of ``(A A^T)^-1 A``.
-    """
-    stacked = torch.cat(list(scaled))
-    rows, columns = stacked.shape
-    if rows <= columns:
-        blocks = _inverse_times(stacked @ stacked.T, stacked)
-    else:
-        blocks = _inverse_times(stacked.T @ stacked, stacked.T).T
-    parts = blocks.chunk(len(deltas))
-    return [d @ a.T @ b for d, a, b in zip(deltas, scaled, parts, strict=True)]
-
-
-def _inverse_times(gram: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """Solves ``gram x = right`` where gram is positive semidefinite and may be singular."""
-    gram.diagonal().add_(_RIDGE * (float(torch.linalg.matrix_norm(gram, 1)) or 1.0))
-    return torch.cholesky_solve(right, torch.linalg.cholesky(gram))
-
-
-def _filtered(
-    deltas: Sequence[torch.Tensor], scaled: Sequence[torch.Tensor], time: float, keep: float
-) -> list[torch.Tensor]:
-    """``tau_i (I - V h V^T) + tau_i G_i V (h / s) V^T``."""
-    stacked = torch.cat(list(scaled))
-    n = stacked.shape[1]
-    values, vectors = torch.linalg.eigh(stacked.T @ stacked)
-    values = values.clamp(min=1e-8)  # as released: h / s tends to the time for smaller ones
-    moved = 1.0 - torch.exp(-values * time)
-    moved[: n - min(n, -int(-n * keep // 1))] = 0.0
-    back = vectors * (moved / values)
-    pulled = [(d @ a.T) @ (a @ back) for d, a in zip(deltas, scaled, strict=True)]
-    return [
-        d + (p - (d @ vectors) * moved) @ vectors.T for d, p in zip(deltas, pulled, strict=True)
-    ]

@@ -6,6 +6,8 @@ Each is (base, experts, coefficients, settings) -> merge of one matrix that is t
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 
@@ -73,13 +75,21 @@ def localize_stitch(base, experts, c, density=0.1):
     return _mixed(base, directions, c["weight"])
 
 
-def wudi(base, experts, c):
+def wudi(base, experts, c, time=300.0, keep=0.85):
+    """The differential equation's solution by a matrix exponential; no time is all of it."""
     deltas = [e - base for e in experts]
     if base.ndim != 2:
         return _mixed(base, [d / len(deltas) for d in deltas], c["weight"])
     grams = [d.T @ d / d.norm() ** 2 for d in deltas]
-    inverse = torch.linalg.pinv(sum(grams))
-    directions = [d @ g @ inverse for d, g in zip(deltas, grams, strict=True)]
+    n, total = len(grams[0]), sum(grams)
+    leading = torch.linalg.eigh(total).eigenvectors[:, n - math.ceil(n * keep) :]
+    kept = leading @ leading.T
+    end = torch.linalg.pinv(total, hermitian=True)
+    left = torch.matrix_exp(-total * time) if time else torch.eye(n) - total @ end
+    directions = [
+        d - d @ kept + (d @ left + d @ g @ end @ (torch.eye(n) - left)) @ kept
+        for d, g in zip(deltas, grams, strict=True)
+    ]
     return _mixed(base, directions, c["weight"])
 
 

@@ -1,16 +1,17 @@
-"""WUDI in closed form."""
+"""WUDI."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from evomerge.errors import ConfigError, UnknownNameError
+from evomerge.errors import ConfigError
 from evomerge.methods import METHODS
 from tests.methods import formulas_beyond
 from tests.methods.merging import merged, task_arithmetic, toy
 
 ONES = {"weight": [1.0] * 3}
+MINIMUM = {"time": 0.0, "keep": 1.0}
 
 
 def loss(merge, base, experts):
@@ -22,13 +23,13 @@ def loss(merge, base, experts):
 
 
 @pytest.mark.parametrize("shape", [(6, 40), (40, 6), (8, 20), (12, 12)])
-def test_equals_the_naive_formula(shape) -> None:
+@pytest.mark.parametrize("settings", [MINIMUM, {"time": 3.0, "keep": 0.5}, {}])
+def test_equals_the_naive_formula(shape, settings) -> None:
     base, experts = toy(shape)
     values = {"weight": [0.9, 0.5, 1.2]}
-    expected = formulas_beyond.wudi(base, experts, values)
-    torch.testing.assert_close(
-        merged("wudi", base, experts, values), expected, rtol=1e-6, atol=1e-6
-    )
+    expected = formulas_beyond.wudi(base, experts, values, **settings)
+    found = merged("wudi", base, experts, values, **settings)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(20, 30), (12, 60)])
@@ -44,7 +45,7 @@ def test_is_no_worse_than_descent(shape) -> None:
         value.backward()
         adam.step()
     start = loss(base + sum(deltas), base, experts)
-    closed = loss(merged("wudi", base, experts, ONES), base, experts)
+    closed = loss(merged("wudi", base, experts, ONES, **MINIMUM), base, experts)
     reached = loss(base + descended.detach(), base, experts)
     assert closed <= reached * (1 + 1e-9)
     assert reached < start
@@ -59,7 +60,7 @@ def test_experts_with_inputs_of_their_own_are_all_kept() -> None:
         delta[:, 4 * i : 4 * i + 4] = toy((6, 4), seed=i)[0]
         experts.append(base + delta)
     torch.testing.assert_close(
-        merged("wudi", base, experts, ONES),
+        merged("wudi", base, experts, ONES, **MINIMUM),
         task_arithmetic(base, experts, [1.0] * 3),
         rtol=1e-7,
         atol=1e-7,
@@ -69,7 +70,7 @@ def test_experts_with_inputs_of_their_own_are_all_kept() -> None:
 def test_equal_experts_are_that_expert() -> None:
     base, experts = toy((6, 12), k=1)
     torch.testing.assert_close(
-        merged("wudi", base, experts * 3, ONES), experts[0], rtol=1e-7, atol=1e-7
+        merged("wudi", base, experts * 3, ONES, **MINIMUM), experts[0], rtol=1e-7, atol=1e-7
     )
 
 
@@ -79,20 +80,13 @@ def test_an_expert_without_a_change_has_no_say() -> None:
     torch.testing.assert_close(both, merged("wudi", base, experts, {"weight": [1.0, 1.0]}))
 
 
-def test_swudi_tends_to_the_closed_form() -> None:
+def test_no_time_at_all_is_the_sum() -> None:
     base, experts = toy((20, 12))
-    closed = merged("wudi", base, experts, ONES)
-    late = merged("wudi", base, experts, ONES, filter="swudi", time=1e9, keep=1.0)
-    torch.testing.assert_close(late, closed, rtol=1e-6, atol=1e-6)
-
-
-def test_swudi_starts_at_the_sum() -> None:
-    base, experts = toy((20, 12))
-    early = merged("wudi", base, experts, ONES, filter="swudi", time=1e-9)
+    early = merged("wudi", base, experts, ONES, time=1e-9)
     torch.testing.assert_close(early, task_arithmetic(base, experts, [1.0] * 3))
 
 
-def test_swudi_is_gradient_flow() -> None:
+def test_is_gradient_flow() -> None:
     """Small steps down half the loss's gradient for a time, in the directions that are kept."""
     base, experts = toy((20, 12))
     time, n = 2.0, 4000
@@ -103,13 +97,10 @@ def test_swudi_is_gradient_flow() -> None:
     for _ in range(n):
         slope = sum((x - d) @ g for d, g in zip(deltas, grams, strict=True))
         x = x - time / n * slope @ vectors @ vectors.T
-    found = merged("wudi", base, experts, ONES, filter="swudi", time=time, keep=0.75)
+    found = merged("wudi", base, experts, ONES, time=time, keep=0.75)
     torch.testing.assert_close(found - base, x, rtol=1e-3, atol=1e-3)
 
 
 def test_wrong_settings_are_named() -> None:
-    usual = METHODS["wudi"].fixed
-    with pytest.raises(UnknownNameError, match="Did you mean 'swudi'"):
-        METHODS["wudi"].survey(iter([]), {**usual, "filter": "swud"})
     with pytest.raises(ConfigError, match=r"fixed\.keep"):
-        METHODS["wudi"].survey(iter([]), {**usual, "keep": 0.0})
+        METHODS["wudi"].survey(iter([]), {**METHODS["wudi"].fixed, "keep": 0.0})
