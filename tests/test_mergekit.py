@@ -88,6 +88,8 @@ def recipe_of(name: str, spec: Mapping[str, Any], **fixed: Any) -> Recipe:
     }
     for p in row.equal:
         coefficients[p][:] = 1.0
+    if {"density", "epsilon"} <= coefficients.keys():  # DELLA: density +- epsilon within (0, 1)
+        coefficients["density"] = 0.4 + 0.2 * coefficients["density"]
     base = pool.base.ref if pool.base else None
     groups = tuple(g.group for g in placed)
     return Recipe(name, pool.refs, base, groups, coefficients, fixed)
@@ -106,7 +108,8 @@ def merged(recipe: Recipe) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_every_method_there_and_back(name: str, spec: dict[str, Any]) -> None:
     """The recipe that is read back merges to the same weights."""
-    fixed = METHODS[name].minor
+    row = METHODS[name]
+    fixed = {**row.minor, **{p: bool(row.parameters[p]) for p in row.words}}  # as mergekit has it
     recipe = recipe_of(name, spec, **fixed)
     text = to_mergekit(recipe)
     back = from_mergekit(text).recipe
@@ -136,6 +139,14 @@ def test_the_base_of_slerp_is_its_first_expert() -> None:
     assert got.base is None
     (third,) = {c["t"][0] for n, c in rows(got) if ".2." in n}
     assert third == pytest.approx(2 / 3)
+
+
+def test_slices_of_slerp_without_its_base() -> None:
+    f = models.family()
+    pair = [{"model": str(f[n]), "layer_range": [0, 4]} for n in ("expert_a", "expert_b")]
+    data = {"merge_method": "slerp", "base_model": str(f["base"]), "slices": [{"sources": pair}]}
+    with pytest.raises(ConfigError, match="none of the two models that slerp merges"):
+        from_mergekit(yaml.safe_dump(data | {"parameters": {"t": 0.5}}))
 
 
 def test_the_base_of_karcher_is_one_of_its_models() -> None:
@@ -170,6 +181,16 @@ def test_settings_that_mergekit_has_no_name_for() -> None:
     assert read(RAM + "parameters: {epsilon: 1e-3}").recipe.fixed == {"epsilon": 1e-3}
     stock = "models: [{model: @A}, {model: @B}]\nmerge_method: model_stock\nbase_model: BASE\n"
     assert read(stock).recipe.fixed == {"floor": 1e-6, "filter_wise": False}
+
+
+@pytest.mark.skipif("della" not in METHODS, reason="the method is not there")
+def test_densities_that_mergekit_s_della_refuses() -> None:
+    recipe = recipe_of("della", {}, rescale=True)
+    low = {**recipe.coefficients, "density": np.full((1, 2), 0.1), "epsilon": np.full((1, 1), 0.2)}
+    with pytest.raises(
+        ConfigError, match=r"between epsilon and 1 - epsilon.*0\.1 with epsilon 0\.2"
+    ):
+        to_mergekit(dataclasses.replace(recipe, coefficients=low))
 
 
 def test_a_slice_without_one_of_the_models() -> None:

@@ -1,6 +1,7 @@
 """mergekit's files, read and written.
 
-* :mod:`~evomerge.mergekit.config`: what a mergekit configuration says.
+* :mod:`~evomerge.mergekit.config`: reading a configuration's keys, models and slices.
+* :mod:`~evomerge.mergekit.plan`: the value of a parameter at a tensor.
 * :mod:`~evomerge.mergekit.table`: what its merge methods and their parameters are called.
 * :mod:`~evomerge.mergekit.runs`: layers that are merged alike.
 * :mod:`~evomerge.mergekit.read`: mergekit configuration -> recipe.

@@ -1,7 +1,7 @@
 """A single-stage mergekit configuration -> a recipe.
 
-What a configuration means is in :mod:`evomerge.mergekit.config`, what its methods are called in
-:mod:`evomerge.mergekit.table`.
+What a parameter means at a tensor is in :mod:`evomerge.mergekit.plan`, what the methods are called
+in :mod:`evomerge.mergekit.table`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ import numpy as np
 from evomerge.errors import ConfigError, unknown_name
 from evomerge.experts import ExpertPool, MergeTensor
 from evomerge.mergekit.config import (
-    Plan,
-    Source,
     as_mapping,
     check_tokenizer,
     load_config,
@@ -25,6 +23,7 @@ from evomerge.mergekit.config import (
     name_models,
     read_slices,
 )
+from evomerge.mergekit.plan import Plan, Source
 from evomerge.mergekit.runs import runs_of_layers
 from evomerge.mergekit.table import FOLDED, METHODS, Row
 from evomerge.methods import check_settings, method
@@ -78,20 +77,10 @@ def from_mergekit(
     row = METHODS[name]
     base = model_source(data["base_model"]) if data.get("base_model") else None
     check_tokenizer(data, base, notes)
-    slices, open_end = read_slices(data)
-    parameters = as_mapping(data.get("parameters"), "parameters")
-    used = list(dict.fromkeys(s.model for part in slices for s in part.sources))
-    if open_end and base and base not in used and (name != "linear" or "weight" in parameters):
-        # mergekit adds the base to the list of models; in an average, a global weight is its too.
-        slices = (dataclasses.replace(slices[0], sources=(*slices[0].sources, Source(base, {}))),)
-        used.append(base)
-    plan = Plan(name, base, slices, parameters)
+    plan, open_end = _plan(name, base, data)
     _note_ignored(plan, row, notes)
-    pool_base, experts = _roles(plan, row, used, notes)
-    settings: dict[str, Scalar] = {**row.constants, **row.minor}
-    if row.base == "optional":
-        settings["task_vectors"] = pool_base is not None
-    settings = {k: v for k, v in settings.items() if k in method(name).fixed}
+    pool_base, experts = _roles(plan, row, notes)
+    settings = _as_mergekit(name, row, task_vectors=pool_base is not None)
     check_settings(name, settings, has_base=pool_base is not None, n_experts=len(experts))
     pool = open_pool(pool_base, name_models(experts))
     plan = _cover(plan, pool.n_layers, open_end=open_end)
@@ -116,10 +105,28 @@ def from_mergekit(
     return Imported(recipe, _dtype(data, notes), tuple(notes))
 
 
-def _roles(
-    plan: Plan, row: Row, used: Sequence[str], notes: list[str]
-) -> tuple[str | None, list[str]]:
+def _plan(name: str, base: str | None, data: Mapping[str, Any]) -> tuple[Plan, bool]:
+    """The slices with the base among their models, and whether the last reaches to the end."""
+    slices, open_end = read_slices(data)
+    parameters = as_mapping(data.get("parameters"), "parameters")
+    used = {s.model for part in slices for s in part.sources}
+    if open_end and base and base not in used and (name != "linear" or "weight" in parameters):
+        # mergekit adds the base to the list of models; in an average, a global weight is its too.
+        slices = (dataclasses.replace(slices[0], sources=(*slices[0].sources, Source(base, {}))),)
+    return Plan(name, base, slices, parameters), open_end
+
+
+def _as_mergekit(name: str, row: Row, *, task_vectors: bool) -> dict[str, Scalar]:
+    """Our settings that mergekit has no name for, as it computes."""
+    settings: dict[str, Scalar] = {**row.constants, **row.minor}
+    if row.base == "optional":
+        settings["task_vectors"] = task_vectors
+    return {k: v for k, v in settings.items() if k in method(name).fixed}
+
+
+def _roles(plan: Plan, row: Row, notes: list[str]) -> tuple[str | None, list[str]]:
     """The base and the experts, in column order."""
+    used = list(dict.fromkeys(s.model for part in plan.slices for s in part.sources))
     others = [m for m in used if m != plan.base]
     if row.base in {"origin", "first"} and plan.base is None:
         raise ConfigError(f"mergekit configuration: {plan.method} needs base_model.")
@@ -130,6 +137,11 @@ def _roles(
     if plan.base is None:
         return None, others
     if plan.base not in used:
+        if row.base == "first":
+            raise ConfigError(
+                f"mergekit configuration: base_model {plan.base!r} is none of the two models that "
+                f"{plan.method} merges; it must be the one at t = 0."
+            )
         notes.append("base_model is no part of the average; it gives configuration and tokenizer.")
         return plan.base, others
     sources = [s for part in plan.slices for s in part.sources if s.model == plan.base]

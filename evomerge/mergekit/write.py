@@ -15,7 +15,8 @@ import yaml
 
 from evomerge.errors import ConfigError
 from evomerge.experts import MergeTensor, layer_of, role_of
-from evomerge.mergekit.config import Plan, model_source, read_slices
+from evomerge.mergekit.config import model_source, read_slices
+from evomerge.mergekit.plan import Plan
 from evomerge.mergekit.runs import runs_of_layers
 from evomerge.mergekit.table import METHODS, Row
 from evomerge.methods import method
@@ -51,15 +52,6 @@ def to_mergekit(recipe: Recipe, dtype: str | None = None) -> str:
     values = _theirs(recipe, row)
     experts = [m.path for m in recipe.models]
     origin = _origin(recipe, row, fixed)
-    runs = runs_of_layers(values)
-    outside = {t: v for t, v in values.items() if layer_of(t) is None}
-    slices = []
-    for i, (first, stop, names) in enumerate(runs):
-        keys = {n: (f".{n.split(f'.{first}.', 1)[1]}", values[n]) for n in names}
-        for name, v in outside.items():
-            if i == (0 if role_of(name) == "embedding" else len(runs) - 1):
-                keys[name] = (name, v)
-        slices.append(_slice(recipe, row, keys, (first, stop), origin))
     data: dict[str, Any] = {"merge_method": recipe.method}
     if row.base == "first":
         data["base_model"] = _reference(experts[0])
@@ -71,7 +63,8 @@ def to_mergekit(recipe: Recipe, dtype: str | None = None) -> str:
     data["dtype"] = "float32"
     if dtype not in {None, "auto", "float32"}:
         data["out_dtype"] = dtype
-    data["slices"] = slices
+    data["slices"] = _slices(recipe, row, values, origin)
+    _check_spread(recipe.method, values)
     _check_written(data, values, experts, row)
     comments = [f"evomerge recipe {recipe.id}", "mergekit-yaml THIS_FILE OUT"]
     comments += [f"Not the same: {row.differs}"] if row.differs else []
@@ -131,6 +124,22 @@ def _origin(recipe: Recipe, row: Row, fixed: Mapping[str, Scalar]) -> str | None
     if recipe.base and (on_task_vectors or recipe.method == "linear"):
         return recipe.base.path
     return None
+
+
+def _slices(
+    recipe: Recipe, row: Row, values: Mapping[str, Values], origin: str | None
+) -> list[dict[str, Any]]:
+    """One slice per run of layers; what lies outside of them goes with the first or the last."""
+    runs = runs_of_layers(values)
+    outside = {t: v for t, v in values.items() if layer_of(t) is None}
+    found = []
+    for i, (first, stop, names) in enumerate(runs):
+        keys = {n: (f".{n.split(f'.{first}.', 1)[1]}", values[n]) for n in names}
+        for name, v in outside.items():
+            if i == (0 if role_of(name) == "embedding" else len(runs) - 1):
+                keys[name] = (name, v)
+        found.append(_slice(recipe, row, keys, (first, stop), origin))
+    return found
 
 
 def _slice(
@@ -210,6 +219,17 @@ def _reference(path: str) -> Any:
     if "+" in path or (local and "@" in path):
         return {"model": {"path": path}}
     return path
+
+
+def _check_spread(name: str, values: Mapping[str, Values]) -> None:
+    """Raises ConfigError where mergekit would refuse DELLA's spread about the density."""
+    for tensor, v in values.items():
+        for density, epsilon in zip(v.get("density", ()), v.get("epsilon", ()), strict=False):
+            if 0 < density < 1 and not epsilon < density < 1 - epsilon:
+                raise ConfigError(
+                    f"mergekit's {name!r} takes densities between epsilon and 1 - epsilon, 0 or "
+                    f"1 only; {tensor!r} has {density:g} with epsilon {epsilon:g}."
+                )
 
 
 def _check_written(

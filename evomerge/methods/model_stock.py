@@ -5,7 +5,7 @@ cosine between two task vectors, of whole tensors or, with ``filter_wise``, of e
 and mergekit have ``lambda`` 1.
 
 Source: Jang et al. 2024, "Model Stock: All we need is just a few fine-tuned models"
-(arXiv:2403.19522), equation 1; mergekit's ``model_stock``.
+(arXiv:2403.19522); mergekit's ``model_stock``.
 """
 
 from __future__ import annotations

@@ -22,8 +22,9 @@ def add_task_vectors(
 ) -> None:
     """Writes ``base + sum_i weights[i] * (experts[i] - base)`` into ``out``.
 
-    The same as :func:`weighted_sum` with ``1 - sum(weights)`` for the base, and a little slower,
-    but without cancellation where weights are large: for methods that blow up small task vectors.
+    The same as a :func:`~evomerge.methods.kernels.weighted_sum` with ``1 - sum(weights)`` for the
+    base, and slower, but without cancellation where weights are large: for methods that blow up
+    small task vectors.
     """
     flat = out.view(-1)
     for part, (origin, *others) in wide_parts([base, *experts], wide_dtype(out)):
@@ -36,7 +37,7 @@ def add_task_vectors(
 def broadcast_sum(
     out: torch.Tensor, tensors: Sequence[torch.Tensor], weights: Sequence[torch.Tensor]
 ) -> None:
-    """:func:`weighted_sum` with a weight per row or column.
+    """Writes a :func:`~evomerge.methods.kernels.weighted_sum` with weights per row or column.
 
     Args:
         out: At least one-dimensional, contiguous; written in place.

@@ -6,7 +6,7 @@ Expert k weighs ``e_k / sum_j e_j`` with its energy ``e_k`` over the selected en
 only experts with the sign of the sum count, and their weights are normalised there. ``lambda``
 times the result is added to the base; mergekit: 1.
 
-Source: Wan et al. 2024, "FuseChat" (arXiv:2408.07990), section 3.3; mergekit's ``sce``.
+Source: Wan et al. 2024, "FuseChat" (arXiv:2408.07990); mergekit's ``sce``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Merge methods written naively, in float64 and without a Gram matrix: the contract's yardstick.
 
 Each is (base, experts, coefficients) -> merge, with the method's default settings; a method that
-takes fewer experts than it is given takes the first ones.
+takes fewer experts than it is given takes the first ones. NaN where rounding decides.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import torch
 
 def _along(first, second, t):
     """Slerp as its definition has it."""
-    angle = torch.acos((first * second).sum() / first.norm() / second.norm())
-    if angle.isnan() or angle < 1e-6:
+    cos = (first * second).sum() / first.norm() / second.norm()
+    if not cos.abs() < 1 - 1e-12:  # parallel, antiparallel, or empty
         return (1 - t) * first + t * second
+    angle = torch.acos(cos)
     return (torch.sin((1 - t) * angle) * first + torch.sin(t * angle) * second) / angle.sin()
 
 
@@ -76,18 +77,24 @@ def model_stock(base, experts, c):
 
 
 def sce(base, experts, c):
+    if base.numel() == 0:
+        return base
     deltas = torch.stack([e - base for e in experts])
     variances = deltas.var(0, correction=0)
     n = int((variances != 0).sum() * c["select_topk"][0])
-    keep = variances.flatten().sort(descending=True).indices[:n]
+    ordered, order = variances.flatten().sort(descending=True)
     mask = torch.zeros(base.numel(), dtype=torch.float64)
-    mask[keep] = 1
+    mask[order[:n] if c["select_topk"][0] < 1 else order] = 1
     deltas = deltas * mask.view(base.shape).to(deltas)
-    weights = deltas.square().flatten(1).sum(1)
-    weights = (weights / weights.sum()).view(-1, *[1] * base.dim())
-    sign = torch.where(deltas.sum(0) >= 0, 1.0, -1.0)
+    weights = deltas.square().reshape(len(deltas), -1).sum(1)
+    weights = (weights / weights.sum().clamp(min=1e-30)).view(-1, *[1] * base.dim())
+    total = deltas.sum(0)
+    sign = torch.where(total >= 0, 1.0, -1.0)
     weights = weights * (deltas.sign() == sign)
     merged = (weights * deltas).sum(0) / weights.sum(0).clamp(min=1e-6)
+    merged[(total != 0) & (total.abs() < 1e-6 * base.abs())] = float("nan")
+    if 0 < n < len(order) and ordered[n - 1] <= ordered[n] * (1 + 1e-5):
+        merged = merged * float("nan")  # of two equal variances either may be the last
     return base + c["lambda"][0] * merged
 
 
@@ -118,10 +125,14 @@ def arcee_fusion(base, experts, c):
     delta = experts[0] - base
     p, q = (torch.softmax(t, -1) + 1e-8 for t in (experts[0], base))
     importance = delta.abs() * (p * torch.log(p / q)).sum(-1, keepdim=True)
+    if importance.numel() == 0:
+        return base
     ordered = importance.flatten().sort().values
     low, median, high = (ordered[int(u * (len(ordered) - 1))] for u in (0.25, 0.5, 0.75))
-    taken = importance >= median + c["spread"][0] * (high - low)
-    return base + c["lambda"][0] * delta * taken
+    threshold = median + c["spread"][0] * (high - low)
+    merged = base + c["lambda"][0] * delta * (importance >= threshold)
+    merged[((importance - threshold).abs() <= 1e-5 * threshold) & (delta != 0)] = float("nan")
+    return merged
 
 
 def passthrough(base, experts, c):

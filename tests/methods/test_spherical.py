@@ -68,12 +68,11 @@ def test_prepare_and_combine_equal_the_formula(name, shape, k, size, data) -> No
         return  # normalised weights that sum to zero are refused
     wide = [e.double() for e in experts]
     expected = FORMULAS[name](base.double(), wide, c)
-    if not torch.isfinite(expected).all():
-        return  # a formula written naively divides by a zero variance or energy
     got = merge(name, base.double(), wide[:k], **c)
-    scale = max(float(t.abs().max()) for t in (base, *experts, expected))
+    scale = max(float(t.abs().max()) for t in (base, *experts))
+    error = (got - expected)[~expected.isnan()].abs()
     # karcher stops at an angle of 1e-5 on both sides
-    assert (got - expected).abs().max() <= (2e-5 if name == "karcher" else 1e-6) * scale
+    assert (error <= (2e-5 if name == "karcher" else 1e-6) * scale).all()
 
 
 @pytest.mark.parametrize("name", sorted(FORMULAS))
