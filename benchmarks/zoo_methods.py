@@ -25,7 +25,7 @@ from evomerge.zoo.build import build_zoo
 
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "task_arithmetic": [{"norms": "equal"}],
-    "tsv": [{"rank_fraction": 1.0}, {"plain": ""}],
+    "tsv": [{"rank_fraction": 1.0}, {"embeddings": True}],
     "pcb": [{"ratio": 0.3}],
     "consensus": [{"min_experts": 1}],
     "localize_stitch": [{"density": 0.4}],

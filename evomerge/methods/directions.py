@@ -32,21 +32,13 @@ def base_of(sources: Sources, method: str) -> torch.Tensor:
 
 
 def is_matrix(sources: Sources, fixed: Mapping[str, Scalar]) -> bool:
-    """Whether a method on matrices takes this tensor: two dimensions, and not in ``fixed.plain``.
+    """Whether a method on matrices takes this tensor.
 
-    Raises:
-        ConfigError: ``fixed.plain`` is not a regular expression.
+    It has two dimensions and is no embedding or head, unless ``fixed.embeddings`` is on.
     """
     first = sources.experts[0]
-    pattern = str(fixed["plain"])
-    try:
-        plain = bool(pattern) and re.search(pattern, sources.name) is not None
-    except re.error as e:
-        raise ConfigError(
-            f"fixed.plain: {pattern!r} is not a regular expression: {e}; it names the tensors "
-            "that are merged by plain task arithmetic."
-        ) from e
-    return first.ndim == 2 and first.numel() > 0 and not plain
+    taken = bool(fixed["embeddings"]) or re.search(VOCABULARY, sources.name) is None
+    return first.ndim == 2 and first.numel() > 0 and taken
 
 
 def task_vectors(sources: Sources, method: str) -> list[torch.Tensor]:

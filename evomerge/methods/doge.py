@@ -58,7 +58,7 @@ class Doge:
         "subspace": 1 / 6,  # share of the directions that D stays out of
         "steps": 400,
         "rate": 1e-4,  # Adam's step
-        "plain": directions.VOCABULARY,  # regular expression: merged by the mean instead
+        "embeddings": False,  # whether embeddings and heads are taken like any matrix
     }
 
     def survey(

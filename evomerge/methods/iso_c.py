@@ -37,7 +37,7 @@ class IsotropicCommon:
         "scale": Parameter(0.0, 2.0, 1.0, "scale of the isotropic task vector", shared=True),
     }
     fixed: Mapping[str, Scalar] = {
-        "plain": directions.VOCABULARY,  # regular expression: merged by the mean instead
+        "embeddings": False,  # whether embeddings and heads are taken like any matrix
     }
 
     def survey(self, tensors: Iterable[Sources], fixed: Mapping[str, Scalar]) -> None:

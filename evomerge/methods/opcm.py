@@ -45,7 +45,7 @@ class Opcm:
     }
     fixed: Mapping[str, Scalar] = {
         "alpha": 0.5,  # share of the singular values whose directions are closed to newcomers
-        "plain": directions.VOCABULARY,  # regular expression: not cleaned
+        "embeddings": False,  # whether embeddings and heads are taken like any matrix
     }
 
     def survey(self, tensors: Iterable[Sources], fixed: Mapping[str, Scalar]) -> None:

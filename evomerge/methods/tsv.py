@@ -43,7 +43,7 @@ class TaskSingularVectors:
     }
     fixed: Mapping[str, Scalar] = {
         "rank_fraction": 0.0,  # of the smaller side, per expert; 0: 1 / number of experts
-        "plain": directions.VOCABULARY,  # regular expression: merged by the mean instead
+        "embeddings": False,  # whether embeddings and heads are taken like any matrix
     }
 
     def survey(self, tensors: Iterable[Sources], fixed: Mapping[str, Scalar]) -> None:

@@ -7,7 +7,7 @@ where the rank exceeds ``ratio`` times the mean rank. With ``s_i`` the mean of b
 ``W = W_0 + sum_i w_i s_i tau_i``; a vector's entries are scored by ``|tau_i|`` itself. A negative
 ratio with calibration 1 is task arithmetic.
 
-Columns are inputs: of a table of tokens (``tokens``) they are its rows, as in the released code.
+Columns are inputs: of a table of tokens or positions they are its rows, as in the released code.
 Convolutions are flattened to (out, rest). Scores do not depend on the weights, so the merge is
 linear in them.
 
@@ -15,8 +15,7 @@ Cost: three experts of 768 x 3072 take 0.1 s on one core, once; the directions t
 as the experts.
 
 Source: Yu et al. 2024, "Extend Model Merging from Fine-Tuned to Pre-Trained Large Language Models
-via Weight Disentanglement" (arXiv:2408.03092);
-github.com/yule-BUAA/MergeLLM,
+via Weight Disentanglement" (arXiv:2408.03092); github.com/yule-BUAA/MergeLLM,
 ``widen_merging`` (``ratio``: above_average_value_ratio, ``calibration``: score_calibration_value).
 Differences: the released code knows no weights; it takes only ``model.embed_tokens`` for a table
 of tokens; a column of zeros has no direction there (NaN), here it moved fully or not at all.
@@ -33,7 +32,7 @@ from evomerge.methods import directions
 from evomerge.methods.base import Basis, Parameter, Scalar, Sources
 from evomerge.methods.inner_products import grams_along
 
-TOKENS = r"(^|\.)(\w*embed_tokens|embed_in|wte|wpe|shared|word_embeddings)\.\w+$"
+_TOKENS = r"(^|\.)(\w*embed_tokens|embed_in|wte|wpe|shared|word_embeddings)\.\w+$"
 """Names of tables with a row per token or position."""
 
 
@@ -49,7 +48,6 @@ class Widen:
     fixed: Mapping[str, Scalar] = {
         "ratio": 1.0,  # of the mean rank, above which a column is important; 0.5 to 2
         "calibration": 1.0,  # score of an important column; 0 to 1.5
-        "tokens": TOKENS,  # regular expression: tables whose rows are scored
     }
 
     def survey(self, tensors: Iterable[Sources], fixed: Mapping[str, Scalar]) -> None:
@@ -65,7 +63,7 @@ class Widen:
             deltas = torch.stack(directions.task_vectors(sources, self.name))
             scores = _scores(deltas.reshape(len(deltas), -1).abs(), ratio, calibration)
             return directions.prepared(sources, self.name, [*(deltas * scores.view_as(deltas))])
-        dim = -1 if re.search(str(fixed["tokens"]), sources.name) else 0
+        dim = -1 if re.search(_TOKENS, sources.name) else 0
         grams = grams_along([t.flatten(1) for t in (base, *experts)], dim)
         score = torch.zeros(len(experts), *grams.shape[2:], dtype=torch.float64)
         for moved in _moved(grams):

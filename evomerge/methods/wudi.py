@@ -51,7 +51,7 @@ class Wudi:
     fixed: Mapping[str, Scalar] = {
         "time": 300.0,  # of the descent; 0: to the end
         "keep": 0.85,  # share of the directions that are moved
-        "plain": directions.VOCABULARY,  # regular expression: merged by the mean instead
+        "embeddings": False,  # whether embeddings and heads are taken like any matrix
     }
 
     def survey(self, tensors: Iterable[Sources], fixed: Mapping[str, Scalar]) -> None:

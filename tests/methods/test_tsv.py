@@ -89,7 +89,7 @@ def test_embeddings_and_heads_take_the_mean_unless_asked(name) -> None:
     base, experts = toy((8, 10))
     mean = task_arithmetic(base, experts, [w / 3 for w in WEIGHT])
     torch.testing.assert_close(merged("tsv", base, experts, {"weight": WEIGHT}, name), mean)
-    asked = merged("tsv", base, experts, {"weight": WEIGHT}, name, plain="")
+    asked = merged("tsv", base, experts, {"weight": WEIGHT}, name, embeddings=True)
     torch.testing.assert_close(asked, merged("tsv", base, experts, {"weight": WEIGHT}))
 
 
@@ -106,8 +106,5 @@ def test_directions_take_as_many_bytes_as_the_experts(dtype) -> None:
 
 
 def test_wrong_settings_are_named() -> None:
-    base, experts = toy((8, 10))
     with pytest.raises(ConfigError, match="rank_fraction"):
         METHODS["tsv"].survey(iter([]), {"rank_fraction": 1.5})
-    with pytest.raises(ConfigError, match="regular expression"):
-        prepared("tsv", base, experts, plain="(")
