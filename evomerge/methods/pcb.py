@@ -16,10 +16,9 @@ Cost: the survey of three experts takes 65 ns per parameter on one core (7 s for
 a 768 x 3072 tensor 0.1 s, once; the directions take as many bytes as the experts.
 
 Source: Du et al. 2024, "Parameter Competition Balancing for Model Merging" (arXiv:2410.02396);
-github.com/duguodong7/pcb-merging, ``pcb-merging.py``, whose defaults these are.
-Differences: the released code searches the weights in [0.8, 1.3] (the default range here) and its
-vision script takes ``tanh(sign(T) a ...)`` and cuts outliers at 1%; its upper clip is one entry
-lower where rounding makes it so.
+github.com/duguodong7/pcb-merging, ``pcb-merging.py``, which searches the weights
+in [0.8, 1.3], the default range here. Not the vision script there, which takes the agreement of
+scaled magnitudes and cuts outliers at 1%.
 """
 
 from __future__ import annotations
@@ -87,7 +86,8 @@ class ParameterCompetition:
         def deltas(step: int) -> Iterator[torch.Tensor]:
             return directions.task_vector_parts(everything, self.name, step)
 
-        places = [int(n * outliers), n - 1 - int(n * outliers)]
+        first = int(n * outliers)
+        places = [first, max(int(n * (1 - outliers)) - 1, first)]
         low, high = order_statistics(
             lambda step: (d.abs_() for d in deltas(step)), n, places
         ).chunk(2, 1)
@@ -102,7 +102,8 @@ class ParameterCompetition:
 
         def balanced(deltas: torch.Tensor) -> torch.Tensor:
             low, high, kept, best = (
-                t.to(deltas) for t in (survey.low, survey.high, survey.kept, survey.best)
+                t.to(deltas.device, torch.float32)
+                for t in (survey.low, survey.high, survey.kept, survey.best)
             )
             room = torch.where(best > kept, best - kept, 1.0)
             scores = _balance(deltas, low, high).sub_(kept).clamp_(min=0).div_(room)
@@ -123,9 +124,14 @@ class ParameterCompetition:
 
 
 def _balance(deltas: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
-    """(K, n) how well each entry of each expert does: in (-e^K, e^K)."""
-    low, high = low.to(deltas), high.to(deltas)
+    """(K, n) how well each entry of each expert does: in (-e^K, e^K).
+
+    In fp32 whatever the sources are: a score may be tiny and still be all that its entry has, so
+    the entry that sets the threshold must be found at exactly 0.
+    """
+    narrow = deltas.float()
+    low, high = low.to(narrow), high.to(narrow)
     room = torch.where(high > low, high - low, 1.0)
-    size = deltas.abs().clamp_(low, high).sub_(low).div_(room)
-    agreement = torch.tanh(deltas * deltas.sum(0))
-    return size.square_().mul_(len(deltas)).exp_().mul_(agreement)
+    size = narrow.abs().clamp_(low, high).sub_(low).div_(room)
+    agreement = torch.tanh(narrow * narrow.sum(0))
+    return size.square_().mul_(len(narrow)).exp_().mul_(agreement)

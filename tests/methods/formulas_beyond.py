@@ -33,14 +33,15 @@ def tsv(base, experts, c, rank_fraction=0.0):
 
 
 def pcb_parts(base, experts, ratio=0.1, outliers=0.0001):
-    """(K, d) clipped task vectors and scores, as the paper's code has them but for rounding."""
+    """(K, d) clipped task vectors and scores."""
     t = torch.stack([(e - base).reshape(-1) for e in experts])
     k, d = t.shape
     ordered = t.abs().sort(1).values
     cut = int(d * outliers)
-    low, high = ordered[:, cut, None], ordered[:, d - 1 - cut, None]
+    last = max(int(d * (1 - outliers)) - 1, cut)
+    low, high = ordered[:, cut, None], ordered[:, last, None]
     sizes = t.abs().clamp(low, high)
-    scaled = (sizes - low) / (high - low)
+    scaled = (sizes - low) / torch.where(high > low, high - low, 1.0)
     balance = torch.exp(k * scaled**2) * torch.tanh(t * t.sum(0))
     least = balance.sort(1).values[:, min(int(d * (1 - ratio)), d - 1), None]
     balance = balance.clamp(min=least)
