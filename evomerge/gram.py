@@ -43,10 +43,12 @@ def grams(
 def geometry(pool: ExpertPool, space: SearchSpace) -> Geometry | None:
     """The geometry of a space that is linear in the models, or None for any other.
 
-    Linear are ``task_arithmetic`` (in the task vectors) and ``linear`` without normalisation (in
-    the experts), with nothing searched but the weights.
+    Linear are ``task_arithmetic`` (in the task vectors; not with ``norms: equal``, whose factors
+    differ within a group) and ``linear`` without normalisation (in the experts), with nothing
+    searched but the weights.
     """
-    task_vectors = space.method == "task_arithmetic"
+    own = space.fixed.get("norms", "own") == "own"
+    task_vectors = space.method == "task_arithmetic" and own
     averaged = space.method == "linear" and not space.fixed.get("normalize", True)
     linear_map = space.linear_map("weight") if task_vectors or averaged else None
     if linear_map is None:

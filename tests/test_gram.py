@@ -63,6 +63,10 @@ def test_normalised_averages_have_none(pool):
     assert geometry(pool, SearchSpace({"method": "linear", "groups": {"blocks": 2}}, pool)) is None
 
 
+def test_task_vectors_made_equally_long_have_none(pool):
+    assert geometry(pool, SearchSpace({**TASK, "fixed": {"norms": "equal"}}, pool)) is None
+
+
 def test_grams_of_equal_groups_add_up(pool):
     whole = SearchSpace({**TASK, "groups": {"blocks": "all"}}, pool)
     parts = SearchSpace({**TASK, "groups": {"blocks": "each", "roles": "split"}}, pool)

@@ -192,6 +192,21 @@ def test_every_packaged_space_can_be_merged(name, pool) -> None:
         assert all(torch.isfinite(t).all() for t in out.values())
 
 
+def test_swapped_layers_are_copies(pool) -> None:
+    """Bottom and top from the first expert, the middle from the second, bit by bit."""
+    space = SearchSpace(load_space("layer_swap"), pool)
+    swapped = np.zeros((len(space.groups), len(pool.experts)))
+    swapped[:, 0] = 1
+    swapped[1] = np.eye(swapped.shape[1])[1]
+    recipe = space.recipe({"weight": swapped})
+    np.testing.assert_array_equal(space.snap(space.encode(recipe)), space.encode(recipe))
+    out = {t.name: torch.empty(t.shape) for t in pool.tensors}
+    Merger(pool, space.method, space.fixed).merge(recipe, out)
+    for g, group in enumerate(recipe.groups):
+        for name in group.tensors:
+            assert torch.equal(out[name], pool.sources(name)[1][int(g == 1)].float())
+
+
 def test_every_method_has_a_space() -> None:
     assert {load_space(name)["method"] for name in known_spaces()} >= METHODS.keys()
 

@@ -68,7 +68,9 @@ def _sparse(
 
 _ROWS: dict[str, Row] = {
     "linear": Row({"weight": None}, {"normalize": True}, "mixed"),
-    "task_arithmetic": Row({"weight": None}, {"normalize": False, "lambda": 1.0}),
+    "task_arithmetic": Row(
+        {"weight": None}, {"normalize": False, "lambda": 1.0}, constants={"norms": "own"}
+    ),
     "slerp": Row(shared={"t": None}, base="first", constants={"lerp_above": 0.9995}),
     "nuslerp": Row(
         {"weight": None}, {"nuslerp_row_wise": False, "nuslerp_flatten": True}, "optional"

@@ -4,20 +4,30 @@
 * :mod:`~evomerge.methods.arc`: the two coefficients of a point on an arc.
 * :mod:`~evomerge.methods.counter`: uniform numbers as a function of (key, offset).
 * :mod:`~evomerge.methods.compiled`: elementwise functions, compiled in the background.
+* :mod:`~evomerge.methods.directions`: a merge as the base plus directions prepared once.
 * :mod:`~evomerge.methods.inner_products`: Gram matrices in float64, of tensors or their rows.
-* :mod:`~evomerge.methods.lanes`: what such functions need, in an eager and a compiled form.
 * :mod:`~evomerge.methods.kernels`: in-place combination, accumulated in fp32.
+* :mod:`~evomerge.methods.lanes`: what such functions need, in an eager and a compiled form.
+* :mod:`~evomerge.methods.order_statistics`: the k-th smallest of numbers that stream by.
 * :mod:`~evomerge.methods.parts`: walking tensors piece by piece.
 * :mod:`~evomerge.methods.rounding`: dithered rounding to bfloat16 and float16.
+* :mod:`~evomerge.methods.spectrum`: singular vectors and polar factors by a Gram matrix.
 
 * :mod:`~evomerge.methods.arcee_fusion`: an expert's most important changes.
+* :mod:`~evomerge.methods.consensus`: only entries that enough experts need.
+* :mod:`~evomerge.methods.doge`: a shared change that keeps each task vector intact.
+* :mod:`~evomerge.methods.iso_c`: the task vectors' sum, all directions equally strong.
 * :mod:`~evomerge.methods.karcher`: the mean on the sphere.
 * :mod:`~evomerge.methods.linear`: weighted average of models.
+* :mod:`~evomerge.methods.localize_stitch`: every expert's largest changes.
+* :mod:`~evomerge.methods.metric_average`: an average weighted by scores to a power.
 * :mod:`~evomerge.methods.model_stock`: towards the experts' mean as far as their angle says.
 * :mod:`~evomerge.methods.multislerp`: mean direction at mean length.
 * :mod:`~evomerge.methods.nearswap`: at most a fixed step away from the base.
 * :mod:`~evomerge.methods.nuslerp`: the arc between two models or two task vectors, by weights.
+* :mod:`~evomerge.methods.opcm`: experts join one by one, cleaned of the directions taken.
 * :mod:`~evomerge.methods.passthrough`: one model, scaled.
+* :mod:`~evomerge.methods.pcb`: entries compete by size and agreement.
 * :mod:`~evomerge.methods.ram`: task vectors averaged over those that changed an entry.
 * :mod:`~evomerge.methods.sce`: select by variance, weigh by energy, erase minorities.
 * :mod:`~evomerge.methods.slerp`: the arc between two models.
@@ -26,6 +36,9 @@
   :mod:`~evomerge.methods.ranks` and :mod:`~evomerge.methods.sparse_kernel`:
   :mod:`~evomerge.methods.ties`, :mod:`~evomerge.methods.dare`, :mod:`~evomerge.methods.della`,
   :mod:`~evomerge.methods.breadcrumbs`.
+* :mod:`~evomerge.methods.tsv`: leading singular vectors, made orthogonal over the experts.
+* :mod:`~evomerge.methods.widen`: columns weighed by how far they moved.
+* :mod:`~evomerge.methods.wudi`: the task vector that disturbs the experts' inputs least.
 
 To add one: write the file, add a line below, add ``search_spaces/<name>.yaml``; the contract suite
 in ``tests/methods`` finds it here.
@@ -39,21 +52,31 @@ from evomerge.errors import ConfigError, unknown_name
 from evomerge.methods.arcee_fusion import ArceeFusion
 from evomerge.methods.base import Basis, MergeMethod, Parameter, Scalar, Sources
 from evomerge.methods.breadcrumbs import BREADCRUMBS, BREADCRUMBS_TIES
+from evomerge.methods.consensus import Consensus
 from evomerge.methods.dare import DARE_LINEAR, DARE_TIES
 from evomerge.methods.della import DELLA, DELLA_LINEAR
+from evomerge.methods.doge import Doge
+from evomerge.methods.iso_c import IsotropicCommon
 from evomerge.methods.karcher import Karcher
 from evomerge.methods.linear import Linear
+from evomerge.methods.localize_stitch import LocalizeStitch
+from evomerge.methods.metric_average import MetricAverage
 from evomerge.methods.model_stock import ModelStock
 from evomerge.methods.multislerp import MultiSlerp
 from evomerge.methods.nearswap import NearSwap
 from evomerge.methods.nuslerp import NuSlerp
+from evomerge.methods.opcm import Opcm
 from evomerge.methods.passthrough import Passthrough
+from evomerge.methods.pcb import ParameterCompetition
 from evomerge.methods.ram import Ram, RamPlus
 from evomerge.methods.rounding import ROUNDINGS
 from evomerge.methods.sce import Sce
 from evomerge.methods.slerp import Slerp
 from evomerge.methods.task_arithmetic import TaskArithmetic
 from evomerge.methods.ties import TIES
+from evomerge.methods.tsv import TaskSingularVectors
+from evomerge.methods.widen import Widen
+from evomerge.methods.wudi import Wudi
 
 _ALL: tuple[MergeMethod, ...] = (
     Linear(),
@@ -76,6 +99,16 @@ _ALL: tuple[MergeMethod, ...] = (
     DELLA_LINEAR,
     BREADCRUMBS,
     BREADCRUMBS_TIES,
+    TaskSingularVectors(),
+    ParameterCompetition(),
+    Consensus(),
+    LocalizeStitch(),
+    Wudi(),
+    IsotropicCommon(),
+    Widen(),
+    Opcm(),
+    Doge(),
+    MetricAverage(),
 )
 METHODS: dict[str, MergeMethod] = {m.name: m for m in _ALL}
 

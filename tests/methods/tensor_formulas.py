@@ -39,6 +39,8 @@ def multislerp(base, experts, c):
     lengths = torch.stack([e.norm() for e in experts])
     units = torch.stack([e.flatten() / n for e, n in zip(experts, lengths, strict=True)])
     mean = weights @ units
+    if mean.norm() < 1e-6:  # the units cancel: rounding decides where the mean points
+        return torch.full_like(experts[0], float("nan"))
     mean = mean / mean.norm()
     tangent = weights @ (units - (units @ mean)[:, None] * mean)
     step = tangent.norm() + 1e-8
