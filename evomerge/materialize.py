@@ -83,18 +83,23 @@ class Merger:
         return self.method.survey((self._sources(t.name) for t in self.pool.tensors), self.fixed)
 
     def _prepared(self, tensor: str) -> Basis:
-        basis = self._basis.get(tensor)
-        if basis is None:
-            sources = self._sources(tensor)
+        basis = self._basis.get(tensor) or self._prepare(tensor)
+        assert basis is not None  # noqa: S101 - it waited
+        return basis
 
-            def make() -> Basis:
-                return self.method.prepare(sources, self._survey, self.fixed)
+    def _prepare(self, tensor: str, *, wait: bool = True) -> Basis | None:
+        """Prepares a tensor; None where another worker is at it and ``wait`` is off."""
+        sources = self._sources(tensor)
 
-            if self._cache:
-                models = [*([] if sources.base is None else [sources.base]), *sources.experts]
-                basis = self._cache.basis(tensor, models, make)
-            else:
-                basis = make()
+        def make() -> Basis:
+            return self.method.prepare(sources, self._survey, self.fixed)
+
+        if self._cache:
+            models = [*([] if sources.base is None else [sources.base]), *sources.experts]
+            basis = self._cache.basis(tensor, models, make, wait=wait)
+        else:
+            basis = make()
+        if basis is not None:
             basis = dataclasses.replace(basis, tensors=_moved(basis.tensors, self._device))
             self._basis[tensor] = basis
         return basis
@@ -120,6 +125,9 @@ class Merger:
     def merge(self, recipe: Recipe, out: Mapping[str, torch.Tensor]) -> None:
         """Writes every tensor of a recipe into ``out`` (tensor name to live tensor)."""
         with torch.no_grad():
+            if not self._basis:  # workers that start together share the work
+                for name in out:
+                    self._prepare(name, wait=False)
             for tensor, coefficients in rows(recipe):
                 if tensor in out:
                     self.merge_tensor(tensor, coefficients, out[tensor])

@@ -66,16 +66,29 @@ class PreparedCache:
         """The method's survey, made by ``make`` where it is not stored."""
         return self._through("survey", make, (), lambda value: ((), value), lambda _, value: value)
 
-    def basis(self, tensor: str, sources: Sequence[Source], make: Callable[[], Basis]) -> Basis:
+    def basis(
+        self,
+        tensor: str,
+        sources: Sequence[Source],
+        make: Callable[[], Basis],
+        *,
+        wait: bool = True,
+    ) -> Basis | None:
         """The basis of one tensor, made by ``make`` where it is not stored.
 
         Args:
             tensor: Its name.
             sources: The models' tensors of that name, base first.
             make: Computes it.
+            wait: Whether to wait for another worker that is making it.
+
+        Returns:
+            The basis; None where another worker is making it and ``wait`` is off.
         """
         name = hashlib.sha256(tensor.encode()).hexdigest()[:32]
-        found: Basis = self._through(name, make, sources, lambda b: (b.tensors, b.extra), Basis)
+        found: Basis | None = self._through(
+            name, make, sources, lambda b: (b.tensors, b.extra), Basis, wait=wait
+        )
         return found
 
     def _through(
@@ -85,6 +98,8 @@ class PreparedCache:
         sources: Sequence[Source],
         split: Callable[[Any], tuple[tuple[Source, ...], Any]],
         join: Callable[[tuple[Source, ...], Any], Any],
+        *,
+        wait: bool = True,
     ) -> Any:
         if self._folder is None:
             return make()
@@ -93,12 +108,15 @@ class PreparedCache:
         if found is None and not self._keeps:
             return make()
         if found is None:
-            with _locked(path.with_suffix(".lock")):
+            with _locked(path.with_suffix(".lock"), wait=wait) as mine:
+                if not mine:
+                    return None
                 found = _read(path, sources)  # another worker may have been first
                 if found is None:
                     value = make()
                     tensors, extra = split(value)
                     if extra is None and all(_index(t, sources) is not None for t in tensors):
+                        path.with_suffix(".lock").unlink(missing_ok=True)
                         return value  # nothing was computed
                     if not _write(path, tensors, extra, sources):
                         return value
@@ -237,14 +255,18 @@ def _decode(value: Any, tensor: Callable[[str], torch.Tensor]) -> Any:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Holds a lock file, where the folder can be written at all."""
+def _locked(path: Path, *, wait: bool) -> Iterator[bool]:
+    """Holds a lock file, where the folder can be written at all; yields whether it could."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = path.open("w")
     except OSError:
-        yield
+        yield True
         return
     with handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        yield True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import multiprocessing
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,7 @@ def test_the_same_merge_with_a_cold_and_a_warm_cache(
 def test_what_needs_no_preparation_is_not_copied(tmp_path: Path) -> None:
     pool = pool_for("task_arithmetic")
     merged(pool, recipe_for("task_arithmetic", pool), tmp_path)
-    assert files(tmp_path) == []
+    assert not [p for p in tmp_path.rglob("*") if p.is_file()]
 
 
 def test_only_what_is_computed_is_stored(tmp_path: Path) -> None:
@@ -167,6 +168,22 @@ def test_two_workers_prepare_every_tensor_once(tmp_path: Path) -> None:
     for worker in workers:
         worker.join()
     assert sum(calls) == len(pool_for("ties").tensors)
+
+
+def test_a_tensor_that_another_worker_makes_is_left_to_it(tmp_path: Path) -> None:
+    """Until it is needed: workers that start together each take what is free."""
+    pool = pool_for("ties")
+    name = pool.tensors[0].name
+    merger = Merger(pool, "ties", {}, cache=tmp_path)
+    merger._prepare(name)
+    (file,) = files(tmp_path)
+    content = file.read_bytes()
+    file.unlink()
+    with file.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert merger._prepare(name, wait=False) is None
+        file.write_bytes(content)
+        assert merger._prepare(name, wait=False) is not None
 
 
 def test_what_cannot_be_stored_is_refused() -> None:
