@@ -116,7 +116,8 @@ class PreparedCache:
                     value = make()
                     tensors, extra = split(value)
                     if extra is None and all(_index(t, sources) is not None for t in tensors):
-                        path.with_suffix(".lock").unlink(missing_ok=True)
+                        with contextlib.suppress(OSError):
+                            path.with_suffix(".lock").unlink()
                         return value  # nothing was computed
                     if not _write(path, tensors, extra, sources):
                         return value
