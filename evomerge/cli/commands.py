@@ -93,7 +93,7 @@ def hydra_mistake(error: Exception, arguments: Sequence[str] = ()) -> str | None
     if override:
         *parents, key = override.group(1).split(".")
         keys = _keys(parents, arguments)
-        if keys:
+        if keys and key not in keys:
             where = "setting" + (f" of {'.'.join(parents)}" if parents else "")
             return str(unknown_name(where, key, keys))
     words = asked.replace("'", " ").replace('"', " ").split()
