@@ -10,6 +10,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 
+from evomerge.adapter import open_expert
 from evomerge.checkpoint import Checkpoint, vocabulary
 from evomerge.diagnose.finding import Finding
 from evomerge.errors import CheckpointError
@@ -53,11 +54,11 @@ def inspect(
         progress: Told the name of each model before it is read.
     """
     findings: list[Finding] = []
-    origin = _opened("base", base, findings, progress)
+    origin = _opened("base", base, None, findings, progress)
     fitting: list[Checkpoint] = []
     seen = {origin.content: "base"} if origin else {}
     for name, source in experts.items():
-        found = _opened(name, source, findings, progress)
+        found = _opened(name, source, origin, findings, progress)
         if found is None:
             continue
         reasons = list(_reasons(origin, found)) if origin else []
@@ -96,13 +97,17 @@ def _again(name: str, first: str) -> Finding:
 
 
 def _opened(
-    name: str, source: str, findings: list[Finding], progress: Callable[[str], None] | None
+    name: str,
+    source: str,
+    base: Checkpoint | None,
+    findings: list[Finding],
+    progress: Callable[[str], None] | None,
 ) -> Checkpoint | None:
     """The audited checkpoint, or None with the reasons among the findings."""
     if progress:
         progress(name)
     try:
-        found = Checkpoint.open(name, source)
+        found = open_expert(name, source, base) if base else Checkpoint.open(name, source)
     except CheckpointError as e:
         findings.append(Finding(name, "unreadable", blocks=True, text=str(e)))
         return None

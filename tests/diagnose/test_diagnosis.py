@@ -218,6 +218,14 @@ def test_every_model_gets_its_reasons(family: dict[str, Path], tmp_path: Path) -
     assert found.mergeable == ("a",)
 
 
+def test_adapters_are_experts_too() -> None:
+    golden = Path(__file__).parent.parent / "golden" / "lora" / "llama"
+    found = examine(golden / "base", a=golden / "a", b=golden / "b")
+    assert found.mergeable == ("a", "b")
+    assert found.vectors is not None
+    assert found.vectors.moved.tolist() == [16 * 16 + 8 * 16 + 16 * 24] * 2, "q, v, down_proj"
+
+
 def test_a_base_that_cannot_be_used(family: dict[str, Path], tmp_path: Path) -> None:
     found = examine(tmp_path / "nowhere", a=family["expert_a"], odd=tmp_path / "gone")
     assert found.headline == "Nothing can be merged: the base cannot be used."
