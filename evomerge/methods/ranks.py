@@ -1,8 +1,7 @@
 """Where each entry stands in the order of magnitudes: sorted once, thresholded at any density.
 
-An entry's rank is a whole number below 65,536, stored as two bytes in two planes (high and low),
-since a vectorising compiler reads bytes but not 16-bit integers. Up to 65,536 entries the ranks
-are exact, beyond that a density is resolved to 1/65,536.
+An entry's rank is a whole number below 65,535, so that both ends of an interval of ranks fit in
+16 bits. Up to 65,535 entries the ranks are exact, beyond that a density is resolved to 1/65,535.
 """
 
 from __future__ import annotations
@@ -10,13 +9,13 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-LEVELS = 1 << 16
+LEVELS = (1 << 16) - 1
 """Number of distinct ranks."""
 
 _AT_ONCE = 1 << 20  # entries: of several short rows, or of a piece of a long one
 
 
-def rank_planes(magnitudes: torch.Tensor, *, descending: bool) -> tuple[torch.Tensor, ...]:
+def ranked(magnitudes: torch.Tensor, *, descending: bool) -> torch.Tensor:
     """Ranks the entries of every row by magnitude.
 
     Args:
@@ -24,8 +23,9 @@ def rank_planes(magnitudes: torch.Tensor, *, descending: bool) -> tuple[torch.Te
         descending: Whether the largest entry of a row has rank 0, or the smallest.
 
     Returns:
-        High and low bytes of the ranks, uint8 of shape (rows * n,). Entries of equal magnitude
-        are ranked by position, so that the ranks are the same on every machine.
+        int16 of shape (rows, n): the ranks modulo 2^16, since torch can do little with uint16.
+        Entries of equal magnitude are ranked by position, so that the ranks are the same on every
+        machine.
     """
     rows, n = magnitudes.shape
     ranks = np.empty((rows, n), dtype=np.uint16)
@@ -46,5 +46,4 @@ def rank_planes(magnitudes: torch.Tensor, *, descending: bool) -> tuple[torch.Te
         for piece in pieces:
             level = np.arange(piece.start, piece.stop) * LEVELS // max(n, LEVELS)
             ranks[start + row, keys[:, piece] & 0xFFFFFFFF] = level
-    flat = ranks.reshape(-1)
-    return tuple(torch.from_numpy(b.astype(np.uint8)) for b in (flat >> 8, flat & 0xFF))
+    return torch.from_numpy(ranks.view(np.int16))
