@@ -140,7 +140,11 @@ static inline WIDE merged(WIDE base, const WIDE *x, const uint32_t *rank, uint32
 #endif
     EACH(KEEP)
 #elif RANKED
+#if BOUNDED
 #define KEEP(k) t[k] = rank[k] - of->from[k] < of->width[k] ? t[k] : 0;
+#else
+#define KEEP(k) t[k] = rank[k] < of->width[k] ? t[k] : 0;
+#endif
     EACH(KEEP)
 #endif
 #define WEIGH(k) t[k] *= of->scale[k];
