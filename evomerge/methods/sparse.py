@@ -32,7 +32,7 @@ from evomerge.methods.base import Basis, Parameter, Scalar, Sources
 from evomerge.methods.counter import Key, key, shifted
 from evomerge.methods.kernels import CHUNK, piecewise
 from evomerge.methods.lanes import Lanes
-from evomerge.methods.parts import wide_dtype
+from evomerge.methods.parts import wide_dtype, wide_parts
 from evomerge.methods.ranks import LEVELS, ranked
 from evomerge.methods.sparse_kernel import Form, widened
 
@@ -205,7 +205,9 @@ class Sparse:
 def _ranked(base: torch.Tensor, expert: torch.Tensor, n: int, *, descending: bool) -> torch.Tensor:
     """The ranks of one task vector, in the order of its entries."""
     wide = torch.float64 if torch.float64 in {base.dtype, expert.dtype} else torch.float32
-    sizes = expert.to(wide, copy=True).sub_(base.to(wide)).abs_().to("cpu", torch.float32)
+    sizes = torch.empty(base.shape, dtype=torch.float32)
+    for part, (origin, other) in wide_parts((base, expert), wide):
+        sizes.view(-1)[part] = (other - origin).abs_()
     if n == sizes.numel():
         return ranked(sizes.reshape(1, n), descending=descending)
     rows = sizes.movedim(1, -1)

@@ -11,7 +11,7 @@ import torch
 from evomerge.errors import ConfigError
 from evomerge.experts import ExpertPool
 from evomerge.materialize import Merger
-from evomerge.methods import METHODS, Sources, kernels
+from evomerge.methods import METHODS, Sources, kernels, ranks
 from evomerge.methods.ranks import LEVELS, ranked
 from evomerge.space import SearchSpace, load_space
 from tests import models
@@ -84,6 +84,21 @@ def test_large_tensors_resolve_density_to_one_in_65535() -> None:
 def test_ranks_of_rows() -> None:
     rows = normal(7, 33).abs()
     assert torch.equal(ranked(rows, descending=False), rows.argsort(dim=1).argsort(dim=1).short())
+
+
+@pytest.mark.parametrize("descending", [False, True])
+@pytest.mark.parametrize("at_once", [1 << 20, 1000])
+def test_ranks_of_long_rows(
+    descending: bool, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In stretches of the magnitudes; ties by position, also where most are equal."""
+    monkeypatch.setattr(ranks, "_AT_ONCE", at_once)
+    n = 70_001
+    for rows in (normal(2, n).abs(), normal(2, n).abs().bfloat16().float(), torch.zeros(2, n)):
+        order = rows.argsort(dim=1, descending=descending, stable=True)
+        expected = torch.empty(2, n, dtype=torch.int64)
+        expected.scatter_(1, order, (torch.arange(n) * LEVELS // n).expand(2, n))
+        assert torch.equal(ranked(rows, descending=descending).int() & 0xFFFF, expected.int())
 
 
 @pytest.mark.parametrize("name", RANDOM)
