@@ -17,6 +17,11 @@
 
 #define CAT_(a, b) a##b
 #define CAT(a, b) CAT_(a, b)
+#ifdef __clang__ /* no entry is read after another is written */
+#define INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define INDEPENDENT _Pragma("GCC ivdep")
+#endif
 #define WEYL 0x9e3779b9u /* as in counter.py, whose signed numbers are these modulo 2^32 */
 #define SIGN ((BITS)1 << (8 * sizeof(BITS) - 1))
 
@@ -93,7 +98,7 @@ static inline at_float16 store_float16(WIDE x) { return to_upper_float16(x) >> 1
 static inline at_float32 store_float32(WIDE x) { return (at_float32)x; }
 static inline at_float64 store_float64(WIDE x) { return (at_float64)x; }
 
-/* counter.hash_ without its first product; `second` is that half of a key, and-shifted once. */
+/* counter.hash_ without its first product. second: that half of a key, see read_numbers. */
 static inline uint32_t hash(uint32_t x, uint32_t second) {
     x = (x ^ (x >> 16)) * 0x7feb352du;
     x = (x ^ (x >> 15) ^ second) * 0x846ca68bu;
@@ -245,7 +250,7 @@ void merge(int32_t start, int32_t stop, void *const *tensors, const double *numb
 #define RANKS_FROM(k) const pair *const r_##k = (const pair *)((uint16_t *)tensors[2 + K + k] + start);
         EACH(PAIR_FROM)
         EACH_RANK(RANKS_FROM)
-#pragma GCC ivdep
+INDEPENDENT
         for (int32_t j = 0; j < n; j++) {
             WIDE low[K], high[K];
             uint32_t low_rank[K], high_rank[K];
@@ -271,7 +276,7 @@ void merge(int32_t start, int32_t stop, void *const *tensors, const double *numb
 #define RANK_FROM(k) const uint16_t *const s_##k = tensors[2 + K + k];
     EACH(ENTRY_FROM)
     EACH_RANK(RANK_FROM)
-#pragma GCC ivdep
+INDEPENDENT
     for (int32_t j = i; j < stop; j++) {
         WIDE x[K];
         uint32_t rank[K];
