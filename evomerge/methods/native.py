@@ -18,6 +18,7 @@ import os
 import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -99,6 +100,7 @@ def _defines(macros: Mapping[str, int], dtypes: Sequence[torch.dtype]) -> str:
     double = dtypes[0] == torch.float64
     linear = bool(macros.get("LINEAR"))
     read = [_DTYPES[d] for d in (dtypes[1 : 1 + k] if linear else dtypes[2 : 2 + k])]
+    little = sys.byteorder == "little"  # the first of two numbers is a word's lower half
     narrow = {out, base, *read}
     given: dict[str, Any] = {
         "OUT": out,
@@ -107,7 +109,7 @@ def _defines(macros: Mapping[str, int], dtypes: Sequence[torch.dtype]) -> str:
         "WIDE": "double" if double else "float",
         "BITS": "uint64_t" if double else "uint32_t",
         "SIGNED": "int64_t" if double else "int32_t",
-        "PAIRS": int(narrow in ({"bfloat16"}, {"float16"})),
+        "PAIRS": int(little and narrow in ({"bfloat16"}, {"float16"})),
         "EACH(X)": " ".join(f"X({i})" for i in range(k)),
         "REST(X)": " ".join(f"X({i})" for i in range(1, k)),
         "K": k,
