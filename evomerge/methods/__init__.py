@@ -8,6 +8,7 @@
 * :mod:`~evomerge.methods.inner_products`: Gram matrices in float64, of tensors or their rows.
 * :mod:`~evomerge.methods.kernels`: in-place combination, accumulated in fp32.
 * :mod:`~evomerge.methods.lanes`: what such functions need, in an eager and a compiled form.
+* :mod:`~evomerge.methods.native`: such functions in C (``native.c``), for the CPU.
 * :mod:`~evomerge.methods.order_statistics`: the k-th smallest of numbers that stream by.
 * :mod:`~evomerge.methods.parts`: walking tensors piece by piece.
 * :mod:`~evomerge.methods.rounding`: dithered rounding to bfloat16 and float16.

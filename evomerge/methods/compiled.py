@@ -2,9 +2,9 @@
 
 A search starts at once and small models never wait for a compiler: a kernel runs eagerly until it
 has worked for about as long as compiling takes, then it is compiled in a background thread while
-candidates go on, and its compiled form takes over when it is ready. Where there is no compiler the
-eager form simply goes on; the reason is logged once. ``TORCH_COMPILE_DISABLE=1`` switches
-compiling off.
+candidates go on, and its compiled form takes over when it is ready: C on the CPU
+(:mod:`~evomerge.methods.native`), torch.compile elsewhere. Where there is no compiler the eager
+form simply goes on; the reason is logged once. ``TORCH_COMPILE_DISABLE=1`` switches both off.
 """
 
 from __future__ import annotations
@@ -14,17 +14,21 @@ import logging
 import os
 import threading
 import types
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
 
+from evomerge.methods import native
 from evomerge.methods.lanes import Fused, Lanes
 
 _log = logging.getLogger(__name__)
 
-COMPILE_AFTER = float(1 << 32)
-"""Entries times terms that a kernel has to work before it is compiled: some ten seconds."""
+COMPILE_AFTER = {"cpu": float(1 << 28), "cuda": float(1 << 32)}
+"""Entries times terms that a kernel has to work before it is compiled, by type of device.
+
+On the CPU about a second, several times what the C compiler takes.
+"""
 
 SMALLEST = 1 << 14
 """Tensors with fewer entries are never worth a compiled call."""
@@ -45,14 +49,15 @@ class Program:
     """What is to be compiled.
 
     Attributes:
-        name: Names the piece and everything that it depends on beside its arguments.
-        piece: The elementwise function.
+        macros: The function in the terms of ``native.c``, with everything that it depends on
+            beside its arguments.
+        piece: The function itself.
         n_numbers: How many floats it takes.
         n_whole: How many integers it takes.
         wide: dtype of its floats.
     """
 
-    name: str
+    macros: Mapping[str, int]
     piece: Piece
     n_numbers: int
     n_whole: int
@@ -61,7 +66,7 @@ class Program:
 
 @dataclasses.dataclass
 class _Kernel:
-    """A program for given dtypes, device and number of threads."""
+    """A program for given dtypes and device."""
 
     work: float = 0.0
     run: Run | None = None
@@ -81,11 +86,13 @@ def ready(program: Program, out: torch.Tensor, tensors: Sequence[torch.Tensor]) 
     """
     if out.numel() < SMALLEST or os.environ.get("TORCH_COMPILE_DISABLE") == "1":
         return None
+    if any(t.data_ptr() % t.element_size() for t in (out, *tensors)):
+        return None  # mapped from a file where nothing aligns it
     dtypes = (out.dtype, *(t.dtype for t in tensors))
-    key = (program.name, dtypes, out.device, torch.get_num_threads())
+    key = (*program.macros.items(), dtypes, out.device)
     kernel = _kernels.setdefault(key, _Kernel())
     kernel.work += out.numel() * len(tensors)
-    if kernel.thread is None and kernel.work > COMPILE_AFTER:
+    if kernel.thread is None and kernel.work > COMPILE_AFTER.get(out.device.type, float("inf")):
         arguments = (kernel, program, dtypes, out.device)
         kernel.thread = threading.Thread(target=_compile, args=arguments, daemon=True)
         kernel.thread.start()
@@ -102,37 +109,43 @@ def wait() -> None:
 def _compile(
     kernel: _Kernel, program: Program, dtypes: Sequence[torch.dtype], device: torch.device
 ) -> None:
-    """Compiles and runs a program once on made-up tensors; on success it is ready for use."""
+    """Compiles a program; on success it is ready for use."""
     try:
-        compiled = torch.compile(
-            _traced(program.piece),
-            dynamic=True,
-            fullgraph=True,
-            # Products are rounded before they are added, as in the eager form: sign elections are
-            # decided by sums that may cancel exactly. The CPU's compiler is told so by default.
-            options={"emulate_precision_casts": True} if device.type == "cuda" else {},
-        )
-
-        def run(
-            out: torch.Tensor,
-            tensors: Sequence[torch.Tensor],
-            numbers: Sequence[float],
-            whole: Sequence[int],
-        ) -> None:
-            floats = torch.tensor(numbers, dtype=program.wide, device=device)
-            integers = torch.tensor(whole, dtype=torch.int32, device=device)
-            with torch.no_grad():
-                compiled(out, tensors, floats, integers)
-
-        out, *tensors = (torch.zeros(SMALLEST + 1, dtype=d, device=device) for d in dtypes)
-        run(out, tensors, [1.0] * program.n_numbers, [1] * program.n_whole)
+        if device.type == "cpu":
+            kernel.run = native.build(program.macros, dtypes)
+        else:
+            kernel.run = _by_torch(program, dtypes, device)
     except Exception as e:  # noqa: BLE001 - a missing or broken compiler costs speed, nothing else
         reason = str(e).strip().partition("\n")[0]
-        _log.info(
-            "merging goes on uncompiled (%s: %s): %s", type(e).__name__, reason, program.name
-        )
-        return
-    kernel.run = run
+        macros = " ".join(f"{name}={value:d}" for name, value in program.macros.items())
+        _log.info("merging goes on uncompiled (%s: %s): %s", type(e).__name__, reason, macros)
+
+
+def _by_torch(program: Program, dtypes: Sequence[torch.dtype], device: torch.device) -> Run:
+    """Compiles and runs a program once on made-up tensors."""
+    compiled = torch.compile(
+        _traced(program.piece),
+        dynamic=True,
+        fullgraph=True,
+        # Products are rounded before they are added, as in the eager form: sign elections are
+        # decided by sums that may cancel exactly.
+        options={"emulate_precision_casts": True},
+    )
+
+    def run(
+        out: torch.Tensor,
+        tensors: Sequence[torch.Tensor],
+        numbers: Sequence[float],
+        whole: Sequence[int],
+    ) -> None:
+        floats = torch.tensor(numbers, dtype=program.wide, device=device)
+        integers = torch.tensor(whole, dtype=torch.int32, device=device)
+        with torch.no_grad():
+            compiled(out, tensors, floats, integers)
+
+    out, *tensors = (torch.zeros(SMALLEST + 1, dtype=d, device=device) for d in dtypes)
+    run(out, tensors, [1.0] * program.n_numbers, [1] * program.n_whole)
+    return run
 
 
 def _traced(piece: Piece) -> Callable[..., None]:

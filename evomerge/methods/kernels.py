@@ -6,7 +6,7 @@ sources lies there too, so nothing of a tensor's size is ever allocated.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -66,11 +66,11 @@ def _dense_sum(
     if out.dtype == wide and all(t.dtype == wide for t in kept):
         _sum_in_place(out, kept, numbers)
     else:
-        piecewise("weighted sum", _sum_piece, out, kept, numbers)
+        piecewise({"LINEAR": 1, "K": len(kept)}, _sum_piece, out, kept, numbers)
 
 
 def piecewise(
-    name: str | None,
+    macros: Mapping[str, int] | None,
     piece: compiled.Piece,
     out: torch.Tensor,
     tensors: Sequence[torch.Tensor],
@@ -82,8 +82,8 @@ def piecewise(
     """Runs an elementwise function over tensors, compiled where that has paid by now.
 
     Args:
-        name: Names the function and everything that it depends on beside its arguments; None
-            for one that is never compiled.
+        macros: The function in the terms of ``native.c``, with everything that it depends on
+            beside its arguments; None for one that is never compiled.
         piece: See :data:`evomerge.methods.compiled.Piece`.
         out: Any shape, contiguous; written.
         tensors: As many entries as ``out``, contiguous, on its device.
@@ -94,8 +94,8 @@ def piecewise(
     flats = [t.detach().reshape(-1) for t in (out, *tensors)]
     integers = whole or (lambda _: ())
     run = None
-    if name is not None:
-        program = compiled.Program(name, piece, len(numbers), len(integers(0)), wide_dtype(out))
+    if macros is not None:
+        program = compiled.Program(macros, piece, len(numbers), len(integers(0)), wide_dtype(out))
         run = compiled.ready(program, flats[0], flats[1:])
     if run is not None or out.is_cuda:
         size = _LONG_PIECE

@@ -1,22 +1,29 @@
 """Where each entry stands in the order of magnitudes: sorted once, thresholded at any density.
 
-An entry's rank is a whole number below 65,536, stored as two bytes in two planes (high and low),
-since a vectorising compiler reads bytes but not 16-bit integers. Up to 65,536 entries the ranks
-are exact, beyond that a density is resolved to 1/65,536.
+An entry's rank is a whole number below 65,535, so that both ends of an interval of ranks fit in
+16 bits. Up to 65,535 entries the ranks are exact, beyond that a density is resolved to 1/65,535.
 """
 
 from __future__ import annotations
 
+import itertools
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import torch
 
-LEVELS = 1 << 16
+_Array = npt.NDArray[Any]
+
+LEVELS = (1 << 16) - 1
 """Number of distinct ranks."""
 
 _AT_ONCE = 1 << 20  # entries: of several short rows, or of a piece of a long one
+_LARGEST = np.iinfo(np.int32).max
+_FINE = 15  # bits of a magnitude that its bin of the histogram does not say
 
 
-def rank_planes(magnitudes: torch.Tensor, *, descending: bool) -> tuple[torch.Tensor, ...]:
+def ranked(magnitudes: torch.Tensor, *, descending: bool) -> torch.Tensor:
     """Ranks the entries of every row by magnitude.
 
     Args:
@@ -24,27 +31,57 @@ def rank_planes(magnitudes: torch.Tensor, *, descending: bool) -> tuple[torch.Te
         descending: Whether the largest entry of a row has rank 0, or the smallest.
 
     Returns:
-        High and low bytes of the ranks, uint8 of shape (rows * n,). Entries of equal magnitude
-        are ranked by position, so that the ranks are the same on every machine.
+        int16 of shape (rows, n): the ranks modulo 2^16, since torch can do little with uint16.
+        Entries of equal magnitude are ranked by position, so that the ranks are the same on every
+        machine.
     """
-    rows, n = magnitudes.shape
+    # A magnitude's bits sort like the number.
+    numbers = magnitudes.contiguous().view(torch.int32).numpy()
+    rows, n = numbers.shape
     ranks = np.empty((rows, n), dtype=np.uint16)
-    step = max(1, _AT_ONCE // max(1, n))
-    for start in range(0, rows, step):
-        part = magnitudes[start : start + step].contiguous().view(torch.int32).numpy()
-        # A magnitude's bits sort like the number. With the position below them the keys are
-        # unique: sorting plain int64 is several times as fast as a stable argsort.
-        keys = part.astype(np.int64)
-        if descending:
-            np.subtract(np.iinfo(np.int32).max, keys, out=keys)
-        keys <<= 32
-        row = np.arange(len(keys))[:, None]
-        pieces = [slice(c, min(c + _AT_ONCE, n)) for c in range(0, n, _AT_ONCE)]
-        for piece in pieces:
-            keys[:, piece] |= np.arange(piece.start, piece.stop)
-        keys.sort(axis=1)
-        for piece in pieces:
-            level = np.arange(piece.start, piece.stop) * LEVELS // max(n, LEVELS)
-            ranks[start + row, keys[:, piece] & 0xFFFFFFFF] = level
-    flat = ranks.reshape(-1)
-    return tuple(torch.from_numpy(b.astype(np.uint8)) for b in (flat >> 8, flat & 0xFF))
+    if n > _AT_ONCE:
+        for row, found in zip(numbers, ranks, strict=True):
+            _rank_long(row, found, descending=descending)
+    else:
+        step = max(1, _AT_ONCE // max(1, n))
+        levels = _levels(0, n, n)
+        for start in range(0, rows, step):
+            keys = _keys(numbers[start : start + step], np.arange(n), descending=descending)
+            row = np.arange(len(keys))[:, None]
+            keys.sort(axis=1)
+            ranks[start + row, keys & 0xFFFFFFFF] = levels
+    return torch.from_numpy(ranks.view(np.int16))
+
+
+def _rank_long(row: _Array, ranks: _Array, *, descending: bool) -> None:
+    """One row, sorted in stretches of its magnitudes: memory for a piece instead of all keys."""
+    pieces = [slice(start, start + _AT_ONCE) for start in range(0, len(row), _AT_ONCE)]
+    counts = sum(np.bincount(row[p] >> _FINE, minlength=1 << (31 - _FINE)) for p in pieces)
+    stretches = np.flatnonzero(np.diff(np.cumsum(counts) // _AT_ONCE, prepend=-1))
+    edges = [int(bin_) << _FINE for bin_ in stretches] + [_LARGEST]
+    pairs = list(itertools.pairwise(edges))
+    done = 0
+    for low, high in reversed(pairs) if descending else pairs:
+        found = [np.flatnonzero((row[p] >= low) & (row[p] < high)) + p.start for p in pieces]
+        places = np.concatenate(found)
+        keys = _keys(row[places], places, descending=descending)
+        keys.sort()
+        keys &= 0xFFFFFFFF
+        ranks[keys] = _levels(done, done + len(keys), len(row))
+        done += len(keys)
+
+
+def _keys(numbers: _Array, places: _Array, *, descending: bool) -> _Array:
+    """With their places below them the keys are unique, and a plain sort is a stable one."""
+    keys = numbers.astype(np.int64)
+    if descending:
+        np.subtract(_LARGEST, keys, out=keys)
+    keys <<= 32
+    keys |= places
+    return keys
+
+
+def _levels(start: int, stop: int, n: int) -> _Array:
+    """The ranks of the entries that come in these places among n."""
+    levels: _Array = np.arange(start, stop) * LEVELS // max(n, LEVELS)
+    return levels

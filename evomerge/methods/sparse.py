@@ -32,8 +32,8 @@ from evomerge.methods.base import Basis, Parameter, Scalar, Sources
 from evomerge.methods.counter import Key, key, shifted
 from evomerge.methods.kernels import CHUNK, piecewise
 from evomerge.methods.lanes import Lanes
-from evomerge.methods.parts import wide_dtype
-from evomerge.methods.ranks import LEVELS, rank_planes
+from evomerge.methods.parts import wide_dtype, wide_parts
+from evomerge.methods.ranks import LEVELS, ranked
 from evomerge.methods.sparse_kernel import Form, widened
 
 _AS_MERGEKIT = {True: "l1", False: "none"}  # as mergekit writes them
@@ -114,11 +114,11 @@ class Sparse:
         self._election(fixed)
         base = sources.base
         n = self._ranked_together(base)
-        planes: list[torch.Tensor] = []
+        ranks: list[torch.Tensor] = []
         if self.prune.ranks != "none":
             for expert in sources.experts:
                 found = _ranked(base, expert, n, descending=self.prune.ranks == "tensor")
-                planes += [p.to(base.device) for p in found]
+                ranks.append(found.to(base.device))
         keys: tuple[Key, ...] = ()
         if self.prune.random:
             who = sources.keys or tuple(f"expert {i}" for i in range(len(sources.experts)))
@@ -126,7 +126,7 @@ class Sparse:
         norms: tuple[float, ...] = ()
         if rescale == "l1":
             norms = tuple(_norm(base, e) for e in sources.experts)
-        return Basis((base, *sources.experts, *planes), Prepared(keys, n, norms))
+        return Basis((base, *sources.experts, *ranks), Prepared(keys, n, norms))
 
     def combine(
         self,
@@ -168,7 +168,7 @@ class Sparse:
             factors = [1.0] * len(weights)
         for k, factor in enumerate(factors):
             numbers[k] *= factor
-        piecewise(str(form), form.merge, out, basis.tensors, numbers, whole=halves)
+        piecewise(form.macros(), form.merge, out, basis.tensors, numbers, whole=halves)
 
     def _window(self, density: float, shared: Mapping[str, float], n: int) -> tuple[float, float]:
         window = self.prune.window(density, shared, n)
@@ -202,21 +202,21 @@ class Sparse:
         return str(fixed["election"])
 
 
-def _ranked(
-    base: torch.Tensor, expert: torch.Tensor, n: int, *, descending: bool
-) -> list[torch.Tensor]:
-    """The planes of ranks of one task vector, in the order of its entries."""
+def _ranked(base: torch.Tensor, expert: torch.Tensor, n: int, *, descending: bool) -> torch.Tensor:
+    """The ranks of one task vector, in the order of its entries."""
     wide = torch.float64 if torch.float64 in {base.dtype, expert.dtype} else torch.float32
-    sizes = expert.to(wide, copy=True).sub_(base.to(wide)).abs_().to("cpu", torch.float32)
+    sizes = torch.empty(base.shape, dtype=torch.float32)
+    for part, (origin, other) in wide_parts((base, expert), wide):
+        sizes.view(-1)[part] = (other - origin).abs_()
     if n == sizes.numel():
-        return list(rank_planes(sizes.reshape(1, n), descending=descending))
+        return ranked(sizes.reshape(1, n), descending=descending)
     rows = sizes.movedim(1, -1)
-    planes = rank_planes(rows.reshape(-1, n), descending=descending)
-    return [p.view(rows.shape).movedim(-1, 1).contiguous() for p in planes]
+    ranks = ranked(rows.reshape(-1, n), descending=descending)
+    return ranks.view(rows.shape).movedim(-1, 1).contiguous()
 
 
 def _levels(window: tuple[float, float], n: int) -> tuple[float, float]:
-    """An interval of ranks below n as one of levels, which are coarser beyond 2^16 entries."""
+    """An interval of ranks below n as one of levels, which are coarser beyond LEVELS entries."""
     if n <= LEVELS:
         return window
     first, stop = (round(r * LEVELS / n) for r in window)

@@ -10,6 +10,7 @@ For an entry with base ``b`` and task vectors ``d_k = W_k - b``::
 A mask is an interval of magnitude ranks, or 24-bit uniforms (:mod:`evomerge.methods.counter`)
 below a threshold that may grow with the rank. Both are whole numbers that fp32 holds exactly, and
 what is compared is rounded the same way in every piece, compiled or not, on every machine.
+``native.c`` is the same function again, for the CPU.
 """
 
 from __future__ import annotations
@@ -47,6 +48,18 @@ class Form:
     election: str = "none"
     normalize: bool = False
 
+    def macros(self) -> dict[str, int]:
+        """The form in the terms of ``native.c``."""
+        return {
+            "K": self.experts,
+            "RANDOM": self.random,
+            "RANKED": self.ranked,
+            "BY_ENTRY": self.by_entry,
+            "BOUNDED": self.bounded,
+            "ELECTION": ("none", "weighted", "paper").index(self.election),
+            "NORMALIZE": self.normalize,
+        }
+
     def merge(
         self,
         out: torch.Tensor,
@@ -59,7 +72,7 @@ class Form:
 
         Args:
             out: Flat piece.
-            tensors: Base, K experts, then high and low bytes of every expert's ranks.
+            tensors: Base, K experts, then every expert's ranks.
             numbers: K scales, K weights, K windows of two floats, lambda. A window is the first
                 rank kept and the first beyond; where masks are drawn, the threshold of the
                 uniforms at rank 0, in 2^-24, and its slope per rank.
@@ -102,7 +115,7 @@ class Form:
         lanes: Lanes,
     ) -> list[torch.Tensor]:
         """The pruned task vectors ``t_k`` of a piece, in base's dtype; see :meth:`merge`."""
-        experts, planes = tensors[: self.experts], tensors[self.experts :]
+        experts, ranks = tensors[: self.experts], tensors[self.experts :]
         wide, found, offsets = base.dtype, [], None
         if self.random:
             offsets = torch.arange(base.numel(), out=lanes.spare(torch.int32))
@@ -111,7 +124,7 @@ class Form:
         for k, (expert, room) in enumerate(zip(experts, deltas, strict=True)):
             lanes.release(mark)
             delta = room.copy_(expert).sub_(base)
-            rank = _rank(planes[2 * k : 2 * k + 2], wide, lanes) if self.ranked else None
+            rank = _rank(ranks[k], wide, lanes) if self.ranked else None
             first, second = windows[2 * k : 2 * k + 2]
             if offsets is not None:
                 uniform = _uniform(offsets, whole[2 * k : 2 * k + 2], wide, lanes)
@@ -141,10 +154,9 @@ def _sum_(terms: Sequence[torch.Tensor]) -> torch.Tensor:
     return terms[0]
 
 
-def _rank(planes: Sequence[torch.Tensor], wide: torch.dtype, lanes: Lanes) -> torch.Tensor:
-    high, low = planes
-    rank = lanes.spare(wide).copy_(high).mul_(256)
-    return rank.add_(lanes.spare(wide).copy_(low))
+def _rank(ranks: torch.Tensor, wide: torch.dtype, lanes: Lanes) -> torch.Tensor:
+    """Ranks as whole numbers; they are stored modulo 2^16."""
+    return lanes.spare(wide).copy_(lanes.spare(torch.int32).copy_(ranks).bitwise_and_(0xFFFF))
 
 
 def _uniform(

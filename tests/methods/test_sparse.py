@@ -11,8 +11,8 @@ import torch
 from evomerge.errors import ConfigError
 from evomerge.experts import ExpertPool
 from evomerge.materialize import Merger
-from evomerge.methods import METHODS, Sources, kernels
-from evomerge.methods.ranks import rank_planes
+from evomerge.methods import METHODS, Sources, kernels, ranks
+from evomerge.methods.ranks import LEVELS, ranked
 from evomerge.space import SearchSpace, load_space
 from tests import models
 
@@ -48,7 +48,7 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("n", [1, 2, 10, 999, 65_536])
+@pytest.mark.parametrize("n", [1, 2, 10, 999, LEVELS])
 @pytest.mark.parametrize("density", [0.0, 1e-9, 0.1, 0.3, 0.7, 0.999, 1.0])
 @pytest.mark.parametrize("constant", [False, True])
 def test_ties_keeps_as_many_as_mergekit(n: int, density: float, constant: bool) -> None:
@@ -72,20 +72,33 @@ def test_breadcrumbs_keeps_the_middle(density: float, gamma: float) -> None:
     assert set(got.nonzero().flatten().tolist()) == set(expected.tolist())
 
 
-def test_large_tensors_resolve_density_to_one_in_65536() -> None:
+def test_large_tensors_resolve_density_to_one_in_65535() -> None:
     n = 300_000
     delta = normal(n)
     for density in (0.1, 0.123456, 0.5):
         got = merge("ties", delta, {"weight": [1.0], "density": [density]})
-        assert abs(int(got.count_nonzero()) - density * n) <= n / 65_536 + 1
+        assert abs(int(got.count_nonzero()) - density * n) <= n / LEVELS + 1
         assert delta[got != 0].abs().min() >= delta[got == 0].abs().max()
 
 
 def test_ranks_of_rows() -> None:
     rows = normal(7, 33).abs()
-    high, low = rank_planes(rows, descending=False)
-    ranks = (high.int() * 256 + low.int()).view(7, 33)
-    assert torch.equal(ranks, rows.argsort(dim=1).argsort(dim=1).int())
+    assert torch.equal(ranked(rows, descending=False), rows.argsort(dim=1).argsort(dim=1).short())
+
+
+@pytest.mark.parametrize("descending", [False, True])
+@pytest.mark.parametrize("at_once", [1 << 20, 1000])
+def test_ranks_of_long_rows(
+    descending: bool, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In stretches of the magnitudes; ties by position, also where most are equal."""
+    monkeypatch.setattr(ranks, "_AT_ONCE", at_once)
+    n = 70_001
+    for rows in (normal(2, n).abs(), normal(2, n).abs().bfloat16().float(), torch.zeros(2, n)):
+        order = rows.argsort(dim=1, descending=descending, stable=True)
+        expected = torch.empty(2, n, dtype=torch.int64)
+        expected.scatter_(1, order, (torch.arange(n) * LEVELS // n).expand(2, n))
+        assert torch.equal(ranked(rows, descending=descending).int() & 0xFFFF, expected.int())
 
 
 @pytest.mark.parametrize("name", RANDOM)
