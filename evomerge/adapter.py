@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,7 +30,11 @@ _NOT_LINEAR = {
     "lora_bias": "a bias of its own",
     "target_parameters": "factors of stacked parameters",
     "trainable_token_indices": "trained single tokens",
+    "alora_invocation_tokens": "active after certain tokens only",
+    "layer_replication": "layers of the base repeated",
 }
+_RESIDUAL = ("pissa", "olora", "corda", "loftq")
+"""Initialisations that change the base itself: the factors are no change of the original."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,7 +181,35 @@ def _config(name: str, folder: Path) -> dict[str, Any]:
                 f"{name}: {folder} is a LoRA adapter with {key} ({why}), which is not a low-rank "
                 "sum. Merge it into its base first (peft's merge_and_unload) and give the result."
             )
+    start = config.get("init_lora_weights")
+    if isinstance(start, str) and start.lower().startswith(_RESIDUAL):
+        raise CheckpointError(
+            f"{name}: {folder} was initialised by {start!r}, which changes the base: its factors "
+            "are no change of the original weights. Save it with peft's "
+            "path_initial_model_for_weight_conversion, which converts it, and give that."
+        )
+    alphas = [config.get("lora_alpha", 8), *_patterns(name, folder, config).values()]
+    odd = [a for a in alphas if isinstance(a, bool) or not isinstance(a, (int, float))]
+    odd += [a for a in alphas if isinstance(a, float) and not math.isfinite(a)]
+    if odd:
+        raise CheckpointError(
+            f"{name}: {folder / CONFIG}: expected numbers for lora_alpha and alpha_pattern, got "
+            f"{odd[0]!r}."
+        )
     return dict(config)
+
+
+def _patterns(name: str, folder: Path, config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """``alpha_pattern``, whose keys are regular expressions."""
+    found = config.get("alpha_pattern") or {}
+    try:
+        if not isinstance(found, Mapping):
+            raise TypeError(f"alpha_pattern is {found!r}")
+        for pattern in found:
+            re.compile(pattern)
+    except (TypeError, re.error) as e:
+        raise CheckpointError(f"{name}: {folder / CONFIG} is not valid: {e}.") from e
+    return found
 
 
 def _match(own: Checkpoint, base: Checkpoint) -> tuple[dict[str, Factors], dict[str, str]]:
@@ -222,7 +255,13 @@ def _base_name(name: str, wanted: str, base: Checkpoint) -> str:
 
 
 def _factors(own: Checkpoint, a: str, b: str, module: str, weight: TensorInfo) -> Factors:
-    (rank, n_in), (n_out, rank_b) = own.tensors[a].shape, own.tensors[b].shape
+    shapes = own.tensors[a].shape, own.tensors[b].shape
+    if any(len(s) != 2 for s in shapes):
+        raise CheckpointError(
+            f"{own.name}: the factors of {module!r} have shapes {[list(s) for s in shapes]}; only "
+            "those of matrices can be merged."
+        )
+    (rank, n_in), (n_out, rank_b) = shapes
     transposed = bool(own.config.get("fan_in_fan_out")) or ".lora_embedding_" in a
     shape = (n_in, n_out) if transposed else (n_out, n_in)
     if rank != rank_b or shape != weight.shape:

@@ -17,7 +17,7 @@ import torch
 from evomerge.adapter import Adapter
 from evomerge.errors import CheckpointError, ConfigError
 from evomerge.experts import ExpertPool
-from evomerge.methods import Basis, Sources, check_settings, method, usual_settings
+from evomerge.methods import Basis, Sources, check_range, check_settings, method, usual_settings
 from evomerge.methods.low_rank import LowRank, Source
 from evomerge.methods.rounding import NARROW, dither_into
 from evomerge.placement import place
@@ -135,10 +135,10 @@ class Merger:
 
 def _moved(tensors: Sequence[Source], device: torch.device) -> tuple[Source, ...]:
     """The same on a device; memory that several share is moved once."""
-    known: dict[tuple[int, torch.dtype, torch.Size], torch.Tensor] = {}
+    known: dict[tuple[Any, ...], torch.Tensor] = {}
 
     def once(tensor: torch.Tensor) -> torch.Tensor:
-        key = (tensor.data_ptr(), tensor.dtype, tensor.shape)
+        key = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
         if key not in known:
             known[key] = tensor.to(device)
         return known[key]
@@ -180,6 +180,9 @@ def check_recipe(recipe: Recipe, pool: ExpertPool) -> None:
             f"recipe for {recipe.method!r}: expected the parameters "
             f"{sorted(chosen.parameters)}, got {sorted(recipe.coefficients)}."
         )
+    for name, matrix in recipe.coefficients.items():
+        low, high = float(matrix.min()), float(matrix.max())
+        check_range(f"coefficients of {name!r}", chosen.parameters[name], low, high)
     ours = {t.name for t in pool.tensors}
     theirs = {t for g in recipe.groups for t in g.tensors}
     if ours != theirs:
@@ -200,6 +203,7 @@ class LiveModel:
         trust_remote_code: Passed to transformers; off unless the user asks.
 
     Raises:
+        ConfigError: The device is not there, or is too small.
         CheckpointError: transformers cannot load it, or a parameter that no tensor of the
             checkpoint fills.
     """
@@ -224,9 +228,13 @@ class LiveModel:
                 use_safetensors=True,
             )
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-        except (OSError, ValueError, RuntimeError, KeyError) as e:
+        except (OSError, ValueError, RuntimeError, KeyError, ImportError) as e:
             raise CheckpointError(f"transformers cannot load {folder}: {e}") from e
-        self.model: PreTrainedModel = _settled(model, device)
+        try:
+            self.model: PreTrainedModel = _settled(model, device)
+        except (RuntimeError, AssertionError) as e:  # torch without CUDA asserts
+            reason = str(e).strip().partition("\n")[0]
+            raise ConfigError(f"device {str(device)!r} cannot hold the model: {reason}.") from e
         self.tokenizer: PreTrainedTokenizerBase = tokenizer
         self.device = torch.device(device)
         self.tensors = place(self.model, pool)

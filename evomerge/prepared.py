@@ -137,6 +137,16 @@ def source_hash() -> str:
     return digest.hexdigest()
 
 
+@functools.cache
+def _warn_once(message: str) -> None:
+    log.warning(message)
+
+
+def _warn(message: str, folder: Path, error: Exception) -> None:
+    """One line per folder and kind of error, not one per tensor."""
+    _warn_once(message % (folder, type(error).__name__))
+
+
 def _index(tensor: Source, sources: Sequence[Source]) -> int | None:
     """Which of the sources a tensor is."""
     for i, source in enumerate(sources):
@@ -175,9 +185,10 @@ def _write(path: Path, tensors: Sequence[Source], extra: Any, sources: Sequence[
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem)
         os.close(handle)
         save_file(stored, temporary, metadata={"basis": note})
+        Path(temporary).chmod(0o644)  # the machine's other users may share the folder
         Path(temporary).replace(path)
     except (OSError, RuntimeError) as e:  # safetensors wraps what the disk says
-        log.warning("%s could not be written (%s): prepared again by every worker.", path, e)
+        _warn("%s cannot be written (%s): every worker prepares for itself.", path.parent, e)
         if temporary:
             Path(temporary).unlink(missing_ok=True)
         return False
@@ -199,7 +210,7 @@ def _read(path: Path, sources: Sequence[Source]) -> tuple[tuple[Source, ...], An
     except FileNotFoundError:
         return None
     except (OSError, SafetensorError, KeyError, ValueError, TypeError) as e:
-        log.warning("%s is damaged (%s) and is made anew.", path, e)
+        _warn("a file of %s cannot be read (%s) and is made anew.", path.parent, e)
         return None
 
 
@@ -265,9 +276,11 @@ def _locked(path: Path, *, wait: bool) -> Iterator[bool]:
         yield True
         return
     with handle:
+        mine = True
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
-            yield False
-            return
-        yield True
+            mine = False
+        except OSError:  # a file system without locks: every worker makes its own
+            pass
+        yield mine

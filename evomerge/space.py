@@ -18,7 +18,7 @@ import yaml
 from evomerge.errors import ConfigError, unknown_name
 from evomerge.experts import ExpertPool
 from evomerge.groups import GroupSpec, PlacedGroup, build_groups
-from evomerge.methods import Parameter, check_settings, method, usual_settings
+from evomerge.methods import Parameter, check_range, check_settings, method, usual_settings
 from evomerge.recipe import Matrix, ModelRef, Recipe, Scalar, Vector
 from evomerge.resources import resource_folder
 
@@ -250,6 +250,7 @@ def _block(
     high = _number(data.get("high", parameter.high), f"parameters.{name}.high")
     if low > high:
         raise ConfigError(f"parameters.{name}: low must be <= high, got {low:g} > {high:g}.")
+    check_range(f"parameters.{name}", parameter, low, high)
     fallback = min(max(parameter.default, low), high)
     default = _number(data.get("default", fallback), f"parameters.{name}.default")
     if not low <= default <= high:

@@ -104,6 +104,7 @@ class Study:
         self._n_search = 0
         self._stopping = False
         self._n_replayed = 0
+        self._hopeful = False  # whether any search trial was scored
 
     @property
     def trials(self) -> tuple[Trial, ...]:
@@ -224,18 +225,30 @@ class Study:
             self._optimizer.tell([trial])
         if self._observer:
             self._observer.told(trial)
+        self._hopeful |= trial.kind == "search" and trial.state is not TrialState.FAILED
         if fresh:
             self._check_hopeless()
 
     def _check_hopeless(self) -> None:
-        """A study whose every first trial fails stops with the first traceback."""
+        """A study whose every first trial fails stops with the first traceback.
+
+        So does one whose search trials fail while its reference points, which are merged by other
+        methods, do not.
+        """
+        if self._hopeful:
+            return
         enough = max(3, min(self._executor.capacity, 8))
-        sitting = self._told[self._n_replayed :]
-        if len(sitting) >= enough and all(t.state is TrialState.FAILED for t in self._told):
-            raise StudyError(
-                f"the first {len(sitting)} trials all failed; the first one with:\n"
-                f"{sitting[0].error}"
-            )
+        for kinds, name in (
+            (("reference", "search", "final"), "trials"),
+            (("search",), "search trials"),
+        ):
+            told = [t for t in self._told if t.kind in kinds]
+            sitting = [t for t in self._told[self._n_replayed :] if t.kind in kinds]
+            if len(sitting) >= enough and all(t.state is TrialState.FAILED for t in told):
+                raise StudyError(
+                    f"the first {len(sitting)} {name} all failed; the first one with:\n"
+                    f"{sitting[0].error}"
+                )
 
     def _finals(self) -> bool:
         """Scores the finalists on the select split, then those that it chose on the test split.

@@ -47,6 +47,7 @@ in ``tests/methods`` finds it here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from evomerge.errors import ConfigError, unknown_name
@@ -123,6 +124,7 @@ __all__ = [
     "MergeMethod",
     "Parameter",
     "Sources",
+    "check_range",
     "check_settings",
     "experts_taken",
     "method",
@@ -169,8 +171,10 @@ def check_settings(
             raise ConfigError(
                 f"fixed.{key}: merge method {name!r} has no such setting; it has {sorted(known)}."
             )
+        _check_type(key, fixed[key], known[key])
     if fixed.get("rounding", "nearest") not in ROUNDINGS:
         raise unknown_name("value of fixed.rounding", str(fixed["rounding"]), ROUNDINGS)
+    chosen.survey(iter(()), {**known, **fixed})  # of no tensors: it looks at the settings only
     on_task_vectors = bool({**known, **fixed}.get("task_vectors", chosen.needs_base))
     if on_task_vectors and not has_base:
         raise ConfigError(
@@ -189,6 +193,31 @@ def check_settings(
             f"{'list fewer' if most is not None and n_experts > most else 'list more'} under "
             "models.experts, or choose another method (`evomerge list methods`)."
         )
+
+
+def check_range(where: str, parameter: Parameter, low: float, high: float) -> None:
+    """Raises ConfigError unless all values between ``low`` and ``high`` make sense."""
+    if low < parameter.least or high > parameter.most:
+        value = low if low < parameter.least else high
+        raise ConfigError(
+            f"{where}: expected values from {parameter.least:g} to {parameter.most:g} "
+            f"({parameter.doc}), got {value:g}."
+        )
+
+
+def _check_type(key: str, value: Scalar, usual: Scalar) -> None:
+    """Raises ConfigError where a setting is not of its default's kind: "no" is not false."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if isinstance(usual, bool):
+        fits, wanted = isinstance(value, bool), "true or false"
+    elif isinstance(usual, int):
+        fits, wanted = isinstance(value, int) and number, "an integer"
+    elif isinstance(usual, float):
+        fits, wanted = number and math.isfinite(float(value)), "a number"
+    else:
+        return  # words are the method's own to read
+    if not fits:
+        raise ConfigError(f"fixed.{key}: expected {wanted}, got {value!r}.")
 
 
 def experts_taken(chosen: MergeMethod) -> str:

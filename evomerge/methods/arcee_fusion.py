@@ -41,17 +41,17 @@ class ArceeFusion:
     fixed: Mapping[str, Scalar] = {"divergence": "float64"}
 
     def survey(self, tensors: Iterable[Sources], fixed: Mapping[str, Scalar]) -> None:
-        """Nothing to survey."""
-
-    def prepare(self, sources: Sources, survey: None, fixed: Mapping[str, Scalar]) -> Basis:
-        """Base and expert, the divergence of every row, and the quartiles of the importance."""
-        if sources.base is None:
-            raise ConfigError("arcee_fusion needs a base model; set models.base.")
+        """Nothing to survey; checks the settings."""
         if fixed["divergence"] not in _PRECISIONS:
             raise ConfigError(
                 f"arcee_fusion: fixed.divergence is {fixed['divergence']!r}; expected float64, or "
                 "float32 as mergekit has it."
             )
+
+    def prepare(self, sources: Sources, survey: None, fixed: Mapping[str, Scalar]) -> Basis:
+        """Base and expert, the divergence of every row, and the quartiles of the importance."""
+        if sources.base is None:
+            raise ConfigError("arcee_fusion needs a base model; set models.base.")
         precision = _PRECISIONS[fixed["divergence"]]
         tensors = (sources.base, sources.experts[0])
         base, expert = (_rows(t) for t in tensors)

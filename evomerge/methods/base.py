@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -21,6 +22,8 @@ class Parameter:
         default: Where a search starts, in [low, high].
         doc: What it does, in one line.
         shared: True for one value per layer group instead of one per group and expert.
+        least: Below this a value makes no sense.
+        most: Above this a value makes no sense.
     """
 
     low: float
@@ -28,6 +31,8 @@ class Parameter:
     default: float
     doc: str
     shared: bool = False
+    least: float = -math.inf
+    most: float = math.inf
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +88,12 @@ class MergeMethod(Protocol):
     fixed: Mapping[str, Scalar]
 
     def survey(self, tensors: Iterable[Sources], fixed: Mapping[str, Scalar]) -> Any:
-        """One pass over all tensors for global statistics; None where none are needed."""
+        """One pass over all tensors for global statistics; None where none are needed.
+
+        Raises:
+            ConfigError: A setting that makes no sense; also where there are no tensors, which is
+                how settings are checked before anything expensive.
+        """
         ...
 
     def prepare(self, sources: Sources, survey: Any, fixed: Mapping[str, Scalar]) -> Basis:

@@ -36,9 +36,13 @@ class MiddleMagnitude:
 
 _PARAMETERS = {
     "weight": Parameter(0.0, 1.5, 0.5, "scale of the expert's task vector"),
-    "density": Parameter(0.05, 1.0, 0.9, "share of the task vector's entries kept"),
+    "density": Parameter(
+        0.05, 1.0, 0.9, "share of the task vector's entries kept", least=0, most=1
+    ),
     "lambda": Parameter(0.1, 2.0, 1.0, "scale of the merged task vector", shared=True),
-    "gamma": Parameter(0.0, 0.05, 0.01, "share of largest entries dropped", shared=True),
+    "gamma": Parameter(
+        0.0, 0.05, 0.01, "share of largest entries dropped", shared=True, least=0, most=1
+    ),
 }
 _FIXED: Mapping[str, Scalar] = {"normalize": False, "rescale": "none"}
 

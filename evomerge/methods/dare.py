@@ -37,7 +37,7 @@ class AtRandom:
 
 _PARAMETERS = {
     "weight": Parameter(0.0, 1.5, 0.5, "scale of the expert's task vector"),
-    "density": Parameter(0.05, 1.0, 0.5, "probability that an entry is kept"),
+    "density": Parameter(0.05, 1.0, 0.5, "probability that an entry is kept", least=0, most=1),
     "lambda": Parameter(0.1, 2.0, 1.0, "scale of the merged task vector", shared=True),
 }
 _FIXED: Mapping[str, Scalar] = {"normalize": False, "rescale": "1/p", "seed": 0}

@@ -42,10 +42,16 @@ class MagPrune:
 
 _PARAMETERS = {
     "weight": Parameter(0.0, 1.5, 0.5, "weight of the expert's task vector"),
-    "density": Parameter(0.05, 1.0, 0.5, "expected share of entries kept"),
+    "density": Parameter(0.05, 1.0, 0.5, "expected share of entries kept", least=0, most=1),
     "lambda": Parameter(0.1, 2.0, 1.0, "scale of the merged task vector", shared=True),
     "epsilon": Parameter(
-        0.0, 0.3, 0.15, "how far probabilities spread about the density", shared=True
+        0.0,
+        0.3,
+        0.15,
+        "how far probabilities spread about the density",
+        shared=True,
+        least=0,
+        most=1,
     ),
 }
 _FIXED: Mapping[str, Scalar] = {"normalize": False, "rescale": "1/p", "seed": 0}

@@ -25,7 +25,12 @@ class NearSwap:
     n_experts: tuple[int, int | None] = (1, 1)
     parameters: Mapping[str, Parameter] = {
         "t": Parameter(
-            0.0, 0.01, 0.001, "most that a weight moves, in units of the weights", shared=True
+            0.0,
+            0.01,
+            0.001,
+            "most that a weight moves, in units of the weights",
+            shared=True,
+            least=0,
         ),
     }
     fixed: Mapping[str, Scalar] = {}

@@ -51,7 +51,13 @@ class Sce:
     n_experts: tuple[int, int | None] = (1, None)
     parameters: Mapping[str, Parameter] = {
         "select_topk": Parameter(
-            0.1, 1.0, 1.0, "share of the entries kept, by variance over the experts", shared=True
+            0.1,
+            1.0,
+            1.0,
+            "share of the entries kept, by variance over the experts",
+            shared=True,
+            least=0,
+            most=1,
         ),
         "lambda": Parameter(
             0.0, 2.0, 1.0, "scale of the merged task vector; mergekit: 1", shared=True

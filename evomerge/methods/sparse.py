@@ -104,7 +104,9 @@ class Sparse:
     n_experts: tuple[int, int | None] = (1, None)
 
     def survey(self, tensors: Iterable[Sources], fixed: Mapping[str, Scalar]) -> None:
-        """Nothing to survey: density is per tensor, as in mergekit."""
+        """Nothing to survey: density is per tensor, as in mergekit. Checks the settings."""
+        self._rescale(fixed)
+        self._election(fixed)
 
     def prepare(self, sources: Sources, survey: None, fixed: Mapping[str, Scalar]) -> Basis:
         """Base and experts as they are, and 2 bytes of rank per entry and expert."""

@@ -38,7 +38,9 @@ TIES = Sparse(
     elects=True,
     parameters={
         "weight": Parameter(0.0, 1.0, 0.5, "weight of the expert where its sign is elected"),
-        "density": Parameter(0.05, 1.0, 0.3, "share of the task vector's entries kept"),
+        "density": Parameter(
+            0.05, 1.0, 0.3, "share of the task vector's entries kept", least=0, most=1
+        ),
         "lambda": Parameter(0.1, 2.0, 1.0, "scale of the merged task vector", shared=True),
     },
     fixed={"normalize": True, "rescale": "none", "election": "weighted"},
