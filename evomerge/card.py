@@ -59,7 +59,13 @@ class ModelCard:
 
 
 def render_card(
-    recipe: Recipe, card: ModelCard, name: str, mergekit_note: str = "", rounded: str = ""
+    recipe: Recipe,
+    card: ModelCard,
+    name: str,
+    mergekit_note: str = "",
+    rounded: str = "",
+    *,
+    dtype: str = "auto",
 ) -> str:
     """README.md of an export.
 
@@ -69,6 +75,7 @@ def render_card(
         name: The folder's name.
         mergekit_note: Why there is no ``mergekit.yaml``; empty where there is one.
         rounded: What rounding left of the merge; empty where there is nothing to say.
+        dtype: What the weights were written in; ``"auto"``: as the base.
 
     Returns:
         Markdown with YAML front matter.
@@ -83,7 +90,7 @@ def render_card(
         parts.append(rounded + "\n")
     if card.results:
         parts.append(_results_section(card))
-    parts.append(_reproduce_section(card, mergekit_note))
+    parts.append(_reproduce_section(card, mergekit_note, dtype))
     parts.append(f"## Recipe\n\n```yaml\n{recipe.to_yaml()}```\n")
     return "\n".join(parts)
 
@@ -144,8 +151,9 @@ def _results_section(card: ModelCard) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _reproduce_section(card: ModelCard, mergekit_note: str) -> str:
-    commands = ["evomerge merge recipe.yaml --out MERGED"]
+def _reproduce_section(card: ModelCard, mergekit_note: str, dtype: str) -> str:
+    written = "" if dtype == "auto" else f" --dtype {dtype}"
+    commands = [f"evomerge merge recipe.yaml --out MERGED{written}"]
     if not mergekit_note:
         commands.append("mergekit-yaml mergekit.yaml MERGED   # the same with mergekit")
     commands += [c.replace("{model}", "MERGED") for c in card.commands]

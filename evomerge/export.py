@@ -152,7 +152,10 @@ def export(
             except ConfigError as e:
                 note = str(e)
             _write(folder / "recipe.yaml", recipe.to_yaml())
-            _write(folder / "README.md", render_card(recipe, card, out.name, note, rounded))
+            _write(
+                folder / "README.md",
+                render_card(recipe, card, out.name, note, rounded, dtype=dtype),
+            )
     except ExportError:
         raise
     except OSError as e:

@@ -85,6 +85,9 @@ class SearchSpace:
         self.spec: dict[str, Any] = {k: v for k, v in spec.items() if k not in _KEYS[:2]}
         chosen = method(str(spec["method"]))
         self.method = chosen.name
+        for key in ("fixed", "parameters"):
+            if not isinstance(spec.get(key) or {}, Mapping):
+                raise ConfigError(f"{key}: expected a mapping, got {spec[key]!r}.")
         self.fixed: dict[str, Scalar] = dict(spec.get("fixed") or {})
         check_settings(
             chosen.name, self.fixed, has_base=pool.base is not None, n_experts=len(pool.experts)

@@ -133,6 +133,13 @@ def edited(tmp_path: Path, case: str = "llama", **changes: Any) -> Path:
         ({"peft_type": "IA3"}, "IA3 adapter; only LoRA"),
         ({"use_dora": True}, "use_dora .* not a low-rank sum"),
         ({"fan_in_fan_out": True}, "do not fit the base's"),
+        ({"init_lora_weights": "pissa_niter_4"}, "changes the base"),
+        ({"layer_replication": [[0, 1]]}, "layers of the base repeated"),
+        ({"lora_alpha": None}, "expected numbers for lora_alpha"),
+        ({"lora_alpha": "big"}, "expected numbers for lora_alpha"),
+        ({"lora_alpha": float("nan")}, "expected numbers for lora_alpha"),
+        ({"alpha_pattern": ["x"]}, "alpha_pattern is"),
+        ({"alpha_pattern": {"q_proj(": 3}}, "is not valid"),
     ],
 )
 def test_refusals(tmp_path: Path, changes: dict[str, Any], words: str) -> None:

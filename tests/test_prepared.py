@@ -123,6 +123,17 @@ def test_without_a_writable_folder_merging_goes_on() -> None:
     assert all(torch.equal(t, got[n]) for n, t in merged(pool, recipe, None).items())
 
 
+def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unsupported(*_: Any) -> None:
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(prepared.fcntl, "flock", unsupported)
+    pool = pool_for("ties")
+    recipe = recipe_for("ties", pool)
+    got = merged(pool, recipe, tmp_path)
+    assert all(torch.equal(t, got[n]) for n, t in merged(pool, recipe, None).items())
+
+
 def test_an_export_reads_but_does_not_fill_the_cache(tmp_path: Path) -> None:
     pool = pool_for("ties")
     recipe = recipe_for("ties", pool)

@@ -199,6 +199,18 @@ def test_hopeless_study_stops_with_the_first_traceback(tmp_path) -> None:
     store.close()
 
 
+def test_search_trials_that_all_fail_stop_it_although_the_references_do_not(tmp_path) -> None:
+    """They are merged by other methods: a budget is not spent on a method that cannot work."""
+    executor = FakeExecutor(fails=lambda t: t.kind == "search")
+    study, store = build(tmp_path, executor, n_trials=20)
+    with pytest.raises(StudyError, match="search trials all failed.*\n.*Boom: on purpose"):
+        study.run()
+    store.close()
+    assert sum(t.kind == "search" for t in open_run(tmp_path).trials) < 10
+    once = FakeExecutor(fails=lambda t: t.kind == "search" and t.number > 5)
+    assert build(tmp_path / "other", once, n_trials=20)[0].run() is not None
+
+
 def test_stop_finishes_what_runs_and_continues_later(tmp_path) -> None:
     whole = run(tmp_path / "whole")
 

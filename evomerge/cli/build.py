@@ -180,7 +180,10 @@ def space_spec(config: Config) -> Config:
         raise ConfigError(
             f"search_space: expected a name, a YAML file or a mapping, got {chosen!r}."
         )
-    return _overlay(spec, config.get("space") or {})
+    above = config.get("space") or {}
+    if not isinstance(above, Mapping):
+        raise ConfigError(f"space: expected settings such as space.fixed.seed=1, got {above!r}.")
+    return _overlay(spec, above)
 
 
 def _overlay(below: Mapping[str, Any], above: Mapping[str, Any]) -> Config:

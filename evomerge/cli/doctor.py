@@ -20,11 +20,12 @@ def doctor(options: argparse.Namespace) -> int:
 
     from rich.console import Console
 
+    from evomerge.cli.export import expert_folder
     from evomerge.diagnose import diagnose
     from evomerge.report.doctor import show_diagnosis
     from evomerge.report.doctor_picture import write_picture
 
-    experts = named_experts(options.models)
+    experts = {n: expert_folder(s) for n, s in named_experts(options.models).items()}
     if options.picture and options.picture.suffix.lower() != ".svg":
         raise ConfigError(f"--picture: expected a file that ends in .svg, got {options.picture}.")
     with Console(stderr=True).status("reading the models") as status:

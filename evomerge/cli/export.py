@@ -29,6 +29,8 @@ def export_trial(folder: Path, spec: str, out: Path, options: dict[str, Any]) ->
     run = open_run(folder)
     trial = pick(run, spec)
     pool = pool_of(trial.recipe)
+    if options["dtype"] == "auto":  # what was scored is what is written
+        options = {**options, "dtype": str((run.meta.get("config") or {}).get("dtype", "auto"))}
     lines = [f"exported {trial.name} of {folder} to {out}"]
     card = _card(run, trial)
     export(trial.recipe, out, pool=pool, card=card, on_rounded=lines.append, **options)

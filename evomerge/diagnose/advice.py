@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from evomerge.diagnose.vectors import Vectors
-from evomerge.methods import METHODS
 
 ALIKE = 0.5
 """Mean cosine from which task vectors count as one direction: half of each one's length along
@@ -17,6 +16,8 @@ AGAINST = -0.1
 """Mean cosine below which experts undo each other; unrelated task vectors of a million entries
 have 0 +- 0.001."""
 
+OPPOSED = 0.05
+"""Share of opposite signs beyond chance that is worth a method of its own."""
 UNLIKE = 2.0
 """Largest by smallest movement among the layers of a role from which they are searched one by
 one. The zoo's median expert has 1.4."""
@@ -53,10 +54,12 @@ def advise(vectors: Vectors, kept: Sequence[int], *, rounded: bool) -> Advice:
     mean = _mean_cosine(vectors, kept)
     if mean <= AGAINST:
         overrides.append("optimizer=nsga2")
-    if "ties" in METHODS and 1 < len(kept) == len(vectors.names) and mean < ALIKE:
+    chance = 1 - 2.0 ** (1 - len(kept))  # of experts that know nothing of each other
+    if 1 < len(kept) == len(vectors.names) and vectors.overall_conflict > chance + OPPOSED:
         then.append(
             f"Signs disagree in {vectors.overall_conflict:.0%} of the entries that several "
-            "experts move: `ties` keeps the majority's sign there."
+            f"experts move, more than the {chance:.0%} of chance: `ties` keeps the majority's "
+            "sign there."
         )
     reasons.append(
         "One coefficient per expert finds its optimum in a few dozen trials; with 60 it beat "
