@@ -203,7 +203,7 @@ def test_search_trials_that_all_fail_stop_it_although_the_references_do_not(tmp_
     """They are merged by other methods: a budget is not spent on a method that cannot work."""
     executor = FakeExecutor(fails=lambda t: t.kind == "search")
     study, store = build(tmp_path, executor, n_trials=20)
-    with pytest.raises(StudyError, match="search trials all failed.*\n.*Boom: on purpose"):
+    with pytest.raises(StudyError, match=r"search trials all failed.*\n.*Boom: on purpose"):
         study.run()
     store.close()
     assert sum(t.kind == "search" for t in open_run(tmp_path).trials) < 10
