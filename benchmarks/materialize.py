@@ -49,8 +49,8 @@ a linear candidate of 106M parameters takes 0.08 and 0.14 s in fp32, 0.05 and 0.
 Linear in fp32 is torch's own (so that another method may be faster than it), the others are
 ``native.c``. DELLA in bf16 is bound by arithmetic, not by memory: its loop has 151 instructions
 for 32 entries of 2 experts, TIES' has 79; without its divisions it would still cost 2.6.
-mergekit 0.1.5 on the embedding alone (fp32, 2 experts, an earlier version of ours): linear 15.7
-(3.9 unwritten), TIES 271 (265). Peak with 12 layers and 2 experts: task_arithmetic 4.0 of a budget
+mergekit 0.1.5 on the whole shape (fp32, 2 experts, one repeat): linear 15.8 (4.0 unwritten), TIES
+285 (277). Peak with 12 layers and 2 experts: task_arithmetic 4.0 of a budget
 of 4 in fp32, 4.1 of 4 in bf16; ties 5.2 of 5 and 6.6 of 6: some 100 MB on top, whatever the model,
 that stay resident from the sorting in ``prepare``.
 """
