@@ -54,9 +54,8 @@ def advise(vectors: Vectors, kept: Sequence[int], *, rounded: bool) -> Advice:
         overrides.append("optimizer=nsga2")
     if 1 < len(kept) == len(vectors.names) and mean < ALIKE:
         then.append(
-            f"Then `ties`: {vectors.overall_conflict:.0%} of the entries that several experts "
-            "move are pulled both ways, and it keeps the majority's sign. It was ahead of task "
-            "arithmetic where we measured (docs/methods.md)."
+            "Then `equal_norms`, which brings every expert's change to one length; it was ahead "
+            "with both seeds that we measured (docs/methods.md)."
         )
     reasons.append(
         "One coefficient per expert finds its optimum in a few dozen trials; with 60 it beat "
