@@ -33,18 +33,18 @@ of 3 to 4), with ``--layers 1 --repeats 7``::
     della, eager            15.7       15.3       8.0        8.0
     breadcrumbs, eager      4.6        5.5        2.6        2.4
 
-The whole shape (12 layers, ``--skip-peak``, three repeats, five minutes beside one busy process;
-a linear candidate of 106M parameters takes 0.08 and 0.14 s in fp32, 0.05 and 0.06 s in bf16)::
+The whole shape on the quiet machine (12 layers, ``--skip-peak``, three repeats, five minutes; a
+linear candidate of 106M parameters takes 0.09 and 0.14 s in fp32, 0.04 and 0.06 s in bf16)::
 
-    linear_limit_ratio      0.84       0.80       0.79       0.77
-    ties_over_linear        1.1        1.4        1.4        2.7
-    dare_ties_over_linear   0.9        0.9        1.5        2.1
-    della_over_linear       1.7        1.4        2.6        3.3
-    breadcrumbs             1.1        1.4        1.4        1.7
-    ties, eager             7.1        7.4        2.6        4.1
-    dare_ties, eager        9.1        11.8       3.7        6.3
-    della, eager            13.3       15.4       5.4        9.7
-    breadcrumbs, eager      4.8        8.4        1.8        2.5
+    linear_limit_ratio      0.81       0.73       0.89       0.86
+    ties_over_linear        1.0        1.1        2.0        1.8
+    dare_ties_over_linear   0.8        0.9        2.0        2.0
+    della_over_linear       1.3        1.9        3.6        3.5
+    breadcrumbs             1.2        1.0        1.6        1.7
+    ties, eager             6.9        6.4        3.5        3.6
+    dare_ties, eager        9.0        9.1        5.0        5.3
+    della, eager            14.3       15.1       7.4        7.9
+    breadcrumbs, eager      4.8        4.7        2.4        2.6
 
 Linear in fp32 is torch's own (so that another method may be faster than it), the others are
 ``native.c``. DELLA in bf16 is bound by arithmetic, not by memory: its loop has 151 instructions
