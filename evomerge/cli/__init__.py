@@ -2,7 +2,8 @@
 
 * :mod:`~evomerge.cli.build`: configuration -> the objects of a study.
 * :mod:`~evomerge.cli.search`: ``evomerge search``, on Hydra.
-* :mod:`~evomerge.cli.commands`: everything else, on argparse.
+* :mod:`~evomerge.cli.commands`: everything else, on argparse; what it does lies in ``export``,
+  ``doctor`` and ``methods``.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ for all experts; here the threshold is one setting and each expert has a weight.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import torch
 
@@ -25,12 +25,10 @@ from evomerge.methods import directions
 from evomerge.methods.base import Basis, Parameter, Scalar, Sources
 
 
-class Consensus:
+class Consensus(directions.OnDirections):
     """Task arithmetic on the entries that enough experts need."""
 
     name = "consensus"
-    needs_base = True
-    n_experts: tuple[int, int | None] = (1, None)
     parameters: Mapping[str, Parameter] = {
         "weight": Parameter(0.0, 1.0, 0.4, "scale of the expert's masked task vector"),
     }
@@ -61,13 +59,3 @@ class Consensus:
             return deltas.mul_(needed.sum(0) >= fewest)
 
         return directions.elementwise(sources, self.name, masked)
-
-    def combine(
-        self,
-        out: torch.Tensor,
-        basis: Basis,
-        coefficients: Mapping[str, Sequence[float]],
-        fixed: Mapping[str, Scalar],
-    ) -> None:
-        """Writes the merge."""
-        directions.combine(out, basis, coefficients["weight"])

@@ -24,6 +24,23 @@ VOCABULARY = r"(^|\.)(\w*embed\w*|wte|wpe|shared|lm_head)\.\w+$"
 """Names of embeddings and heads, whose rows are tokens: most methods leave them out."""
 
 
+class OnDirections:
+    """What the methods share that prepare one direction per expert."""
+
+    needs_base = True
+    n_experts: tuple[int, int | None] = (1, None)
+
+    def combine(
+        self,
+        out: torch.Tensor,
+        basis: Basis,
+        coefficients: Mapping[str, Sequence[float]],
+        fixed: Mapping[str, Scalar],
+    ) -> None:
+        """Writes the merge."""
+        combine(out, basis, coefficients["weight"])
+
+
 def base_of(sources: Sources, method: str) -> torch.Tensor:
     """The base's tensor; raises ConfigError where there is none."""
     if sources.base is None:

@@ -43,12 +43,10 @@ _BETAS = (0.9, 0.999)
 _EPSILON = 1e-8  # Adam's, as in torch
 
 
-class Doge:
+class Doge(directions.OnDirections):
     """``W = W_0 + sum_i w_i lambda_i m_i * (tau_i + D)``."""
 
     name = "doge"
-    needs_base = True
-    n_experts: tuple[int, int | None] = (1, None)
     parameters: Mapping[str, Parameter] = {
         "weight": Parameter(0.3, 2.0, 1.0, "scale of the expert's modified task vector"),
     }
@@ -100,16 +98,6 @@ class Doge:
             kept = (delta.float().abs() >= threshold) & (delta != 0)
             found.append((delta + change) * kept * factor)
         return directions.prepared(sources, self.name, found)
-
-    def combine(
-        self,
-        out: torch.Tensor,
-        basis: Basis,
-        coefficients: Mapping[str, Sequence[float]],
-        fixed: Mapping[str, Scalar],
-    ) -> None:
-        """Writes the merge."""
-        directions.combine(out, basis, coefficients["weight"])
 
 
 def _shared(deltas: Sequence[torch.Tensor], share: float) -> torch.Tensor:

@@ -15,7 +15,7 @@ Differences: the paper with data refines the masks by gradient steps; the coeffi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 
@@ -25,12 +25,10 @@ from evomerge.methods.base import Basis, Parameter, Scalar, Sources
 from evomerge.methods.order_statistics import order_statistics
 
 
-class LocalizeStitch:
+class LocalizeStitch(directions.OnDirections):
     """``W = W_0 + sum_i w_i m_i / (sum_j m_j) tau_i``."""
 
     name = "localize_stitch"
-    needs_base = True
-    n_experts: tuple[int, int | None] = (1, None)
     parameters: Mapping[str, Parameter] = {
         "weight": Parameter(0.0, 1.5, 1.0, "scale of the expert's localised task vector"),
     }
@@ -71,13 +69,3 @@ class LocalizeStitch:
             return deltas.mul_(kept).div_(kept.sum(0).clamp_(min=1))
 
         return directions.elementwise(sources, self.name, localised)
-
-    def combine(
-        self,
-        out: torch.Tensor,
-        basis: Basis,
-        coefficients: Mapping[str, Sequence[float]],
-        fixed: Mapping[str, Scalar],
-    ) -> None:
-        """Writes the merge."""
-        directions.combine(out, basis, coefficients["weight"])

@@ -23,7 +23,7 @@ the diagonal of vectors whose singular value is zero too, which are the solver's
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import torch
 
@@ -34,12 +34,10 @@ from evomerge.methods.inner_products import gram
 from evomerge.methods.spectrum import singular_vectors
 
 
-class Opcm:
+class Opcm(directions.OnDirections):
     """``W = W_0 + c sum_i w_i D_i``, every ``D_i`` orthogonal to the sum before it."""
 
     name = "opcm"
-    needs_base = True
-    n_experts: tuple[int, int | None] = (1, None)
     parameters: Mapping[str, Parameter] = {
         "weight": Parameter(0.0, 2.0, 1.0, "scale of the expert's cleaned task vector"),
     }
@@ -75,16 +73,6 @@ class Opcm:
             total_delta += cleaned[-1]
         scale = _ratio(length, float(total_delta.norm()))
         return directions.prepared(sources, self.name, [d * scale for d in cleaned])
-
-    def combine(
-        self,
-        out: torch.Tensor,
-        basis: Basis,
-        coefficients: Mapping[str, Sequence[float]],
-        fixed: Mapping[str, Scalar],
-    ) -> None:
-        """Writes the merge."""
-        directions.combine(out, basis, coefficients["weight"])
 
 
 def _clean(delta: torch.Tensor, before: torch.Tensor, alpha: float) -> torch.Tensor:

@@ -24,7 +24,7 @@ scaled magnitudes and cuts outliers at 1%.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 
@@ -51,12 +51,10 @@ class _Survey:
     best: torch.Tensor
 
 
-class ParameterCompetition:
+class ParameterCompetition(directions.OnDirections):
     """``W = W_0 + sum_i w_i S_i T^_i / sum_j S_j``."""
 
     name = "pcb"
-    needs_base = True
-    n_experts: tuple[int, int | None] = (1, None)
     parameters: Mapping[str, Parameter] = {
         "weight": Parameter(0.8, 1.3, 1.0, "scale of the expert's balanced task vector"),
     }
@@ -111,16 +109,6 @@ class ParameterCompetition:
             return clipped.mul_(scores).div_(scores.sum(0).clamp_(min=1e-12))
 
         return directions.elementwise(sources, self.name, balanced)
-
-    def combine(
-        self,
-        out: torch.Tensor,
-        basis: Basis,
-        coefficients: Mapping[str, Sequence[float]],
-        fixed: Mapping[str, Scalar],
-    ) -> None:
-        """Writes the merge."""
-        directions.combine(out, basis, coefficients["weight"])
 
 
 def _balance(deltas: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:

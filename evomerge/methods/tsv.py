@@ -32,12 +32,10 @@ from evomerge.methods.base import Basis, Parameter, Scalar, Sources
 from evomerge.methods.spectrum import polar_factor, singular_vectors
 
 
-class TaskSingularVectors:
+class TaskSingularVectors(directions.OnDirections):
     """``W = W_0 + sum_i w_i U'_i S_i V'_i^T``."""
 
     name = "tsv"
-    needs_base = True
-    n_experts: tuple[int, int | None] = (1, None)
     parameters: Mapping[str, Parameter] = {
         "weight": Parameter(0.0, 2.0, 1.0, "scale of the expert's singular values"),
     }
@@ -75,16 +73,6 @@ class TaskSingularVectors:
             self.name,
             [(u * s) @ v.T for u, (_, s, _), v in zip(left, found, right, strict=True)],
         )
-
-    def combine(
-        self,
-        out: torch.Tensor,
-        basis: Basis,
-        coefficients: Mapping[str, Sequence[float]],
-        fixed: Mapping[str, Scalar],
-    ) -> None:
-        """Writes the merge."""
-        directions.combine(out, basis, coefficients["weight"])
 
 
 def _orthogonal(blocks: Sequence[torch.Tensor]) -> list[torch.Tensor]:

@@ -24,7 +24,7 @@ of tokens; a column of zeros has no direction there (NaN), here it moved fully o
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import torch
 
@@ -36,12 +36,10 @@ _TOKENS = r"(^|\.)(\w*embed_tokens|embed_in|wte|wpe|shared|word_embeddings)\.\w+
 """Names of tables with a row per token or position."""
 
 
-class Widen:
+class Widen(directions.OnDirections):
     """``W = W_0 + sum_i w_i s_i tau_i``."""
 
     name = "widen"
-    needs_base = True
-    n_experts: tuple[int, int | None] = (1, None)
     parameters: Mapping[str, Parameter] = {
         "weight": Parameter(0.0, 1.5, 1.0, "scale of the expert's scored task vector"),
     }
@@ -70,16 +68,6 @@ class Widen:
             ranks = _ranks(moved.flatten(1))
             score += _scores(ranks, ratio, calibration).view_as(score) / 2
         return directions.broadcast(sources, self.name, score)
-
-    def combine(
-        self,
-        out: torch.Tensor,
-        basis: Basis,
-        coefficients: Mapping[str, Sequence[float]],
-        fixed: Mapping[str, Scalar],
-    ) -> None:
-        """Writes the merge."""
-        directions.combine(out, basis, coefficients["weight"])
 
 
 def _moved(grams: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -29,7 +29,7 @@ directions for language models. Difference: the released code has one coefficien
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import torch
 
@@ -39,12 +39,10 @@ from evomerge.methods.base import Basis, Parameter, Scalar, Sources
 from evomerge.methods.spectrum import singular_vectors
 
 
-class Wudi:
+class Wudi(directions.OnDirections):
     """``W = W_0 + sum_i w_i B_i`` with the flow of WUDI's loss on the task vectors' sum."""
 
     name = "wudi"
-    needs_base = True
-    n_experts: tuple[int, int | None] = (1, None)
     parameters: Mapping[str, Parameter] = {
         "weight": Parameter(0.0, 1.5, 1.0, "scale of the expert's share of the solution"),
     }
@@ -83,13 +81,3 @@ class Wudi:
             pulled = (delta @ one.T) @ (one @ vectors) * (moved / values)
             found.append(delta + (pulled - delta @ vectors * moved) @ vectors.T)
         return directions.prepared(sources, self.name, found)
-
-    def combine(
-        self,
-        out: torch.Tensor,
-        basis: Basis,
-        coefficients: Mapping[str, Sequence[float]],
-        fixed: Mapping[str, Scalar],
-    ) -> None:
-        """Writes the merge."""
-        directions.combine(out, basis, coefficients["weight"])

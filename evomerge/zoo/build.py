@@ -7,7 +7,6 @@ import fcntl
 import hashlib
 import importlib.metadata
 import json
-import os
 import platform
 import shutil
 import threading
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from evomerge.checkpoint import cache_folder
 from evomerge.errors import ConfigError
 from evomerge.zoo import arithmetic
 from evomerge.zoo.corpus import read_corpus
@@ -53,9 +53,7 @@ def default_folder(size: str = "small") -> Path:
     Raises:
         ConfigError: Unknown size.
     """
-    own, xdg = os.environ.get("EVOMERGE_CACHE"), os.environ.get("XDG_CACHE_HOME")
-    cache = Path(own) if own else Path(xdg or Path.home() / ".cache") / "evomerge"
-    return cache / "zoo" / f"{size}-{_fingerprint(size)[:12]}"
+    return cache_folder() / "zoo" / f"{size}-{_fingerprint(size)[:12]}"
 
 
 def build_zoo(out: Path | None = None, size: str = "small", progress: bool = True) -> Path:
