@@ -12,6 +12,8 @@ What ``lm_eval`` is made of:
 * :mod:`~evomerge.evaluators.splits`: which documents belong to search, select and test.
 * :mod:`~evomerge.evaluators.requests`: what a task asks, and what it makes of the answers.
 * :mod:`~evomerge.evaluators.batches`: requests packed into forward passes, once.
+* :mod:`~evomerge.evaluators.likelihoods`: their log-likelihoods on the model that is loaded now.
+* :mod:`~evomerge.evaluators.memory`: what running out of it looks like.
 * :mod:`~evomerge.evaluators.scoring`: answers from the model that is loaded now.
 * :mod:`~evomerge.evaluators.metrics`: value, standard error and per-document values.
 * :mod:`~evomerge.evaluators.command`: the stock command line that gives the same scores.

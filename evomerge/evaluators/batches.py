@@ -1,12 +1,23 @@
-"""Forward passes for log-likelihood requests: packed once, used for every candidate."""
+"""Forward passes for log-likelihood requests: packed once, used for every candidate.
+
+Requests that begin alike share the work: the choices of one question, and the questions that
+follow one few-shot prefix. Inputs are sorted, and those that begin alike are laid into one row as
+a prefix tree in preorder, each token of the tree once; a token attends to its ancestors only, so
+that every position has the hidden state that it has in the plain input. There is no cache to copy,
+and one pass scores everything. (The tree masks of speculative decoding are the same device: Miao
+et al. 2023, SpecInfer, arXiv:2305.09781.)
+
+In preorder the descendants of a token follow it, up to its *reach*: token j is an ancestor of
+token i, or i itself, exactly if ``j <= i < reach[j]``. So a mask is one integer per token.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-import numpy as np
 import torch
 
 from evomerge.errors import TaskError
@@ -22,29 +33,95 @@ LOGITS_PER_BATCH = 2**28
 Encoded = tuple[int, list[int], list[int]]
 """A slot (the request that it belongs to), its context and its continuation."""
 
-Inputs = Mapping[tuple[int, ...], Sequence[tuple[int, list[int]]]]
-"""Input ids to the slots and continuations that end there."""
+Input = tuple[int, ...]
+"""Input ids: context and continuation without its last token, cut to the model's window."""
+
+Inputs = Mapping[Input, Sequence[tuple[int, list[int]]]]
+"""Input to the slots and continuations that end there."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Packing:
+    """What decides how requests are packed.
+
+    Attributes:
+        max_length: Longest input in tokens.
+        batch_size: Inputs per batch, or ``"auto"``: by number of tokens.
+        device: Where the model is; batches are put there.
+        vocabulary: Number of logits per position.
+        pairs_per_token: How many pairs of an attention row cost as much as one more token; 0: no
+            sharing, every input is a row.
+    """
+
+    max_length: int
+    batch_size: int | str
+    device: torch.device
+    vocabulary: int
+    pairs_per_token: int = 0
+
+    def sharing(self, pairs_per_token: int) -> Packing:
+        """The same with another price of attention."""
+        return dataclasses.replace(self, pairs_per_token=pairs_per_token)
 
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """One forward pass: B distinct inputs, padded on the right, and P tokens to be scored.
+    """One forward pass: B rows of at most L tokens, and P tokens to be scored.
 
     Attributes:
-        tokens: (B, L) input ids.
-        keep: (U,) positions whose logits are needed by any row.
-        rows: (P,) row of each scored token.
-        columns: (P,) index into ``keep`` of the position that predicts it.
+        tokens: (B, L) input ids, padded on the right.
+        depths: (B, L) position ids: the number of ancestors.
+        reach: (B, L) end of a token's descendants, as above; None where no row branches, and the
+            model's own causal mask does.
+        rows: (U,) row of each position whose logits are needed.
+        columns: (U,) and its column.
+        places: (P,) index into ``rows`` of the position that predicts the scored token.
         targets: (P,) the scored token.
         slots: (P,) request that it belongs to.
     """
 
     tokens: torch.Tensor
-    keep: torch.Tensor
+    depths: torch.Tensor
+    reach: torch.Tensor | None
     rows: torch.Tensor
     columns: torch.Tensor
+    places: torch.Tensor
     targets: torch.Tensor
     slots: torch.Tensor
+
+    def mask(self) -> torch.Tensor | None:
+        """(B, 1, L, L) who attends to whom, boolean; None where the causal mask is right."""
+        if self.reach is None:
+            return None
+        at = torch.arange(self.tokens.shape[1], device=self.tokens.device)
+        return ((at[:, None] >= at) & (at[:, None] < self.reach[:, None, :]))[:, None]
+
+    def halves(self) -> tuple[Batch, Batch]:
+        """The first and the second half of the rows.
+
+        Raises:
+            ValueError: There is only one row.
+        """
+        n = len(self.tokens)
+        if n < 2:
+            raise ValueError("a batch of one row cannot be halved.")
+        return self.part(0, n // 2), self.part(n // 2, n)
+
+    def part(self, start: int, stop: int) -> Batch:
+        """Some of the rows, and what is scored on them."""
+        needed = (self.rows >= start) & (self.rows < stop)
+        scored = needed[self.places]
+        index = torch.cumsum(needed, 0) - 1
+        return Batch(
+            tokens=self.tokens[start:stop],
+            depths=self.depths[start:stop],
+            reach=None if self.reach is None else self.reach[start:stop],
+            rows=self.rows[needed] - start,
+            columns=self.columns[needed],
+            places=index[self.places[scored]],
+            targets=self.targets[scored],
+            slots=self.slots[scored.cpu()],
+        )
 
 
 def tokens_per_batch(device: torch.device) -> int:
@@ -52,28 +129,32 @@ def tokens_per_batch(device: torch.device) -> int:
     return TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH["cpu"])
 
 
-def pack(
-    encoded: Sequence[Encoded],
-    max_length: int,
-    batch_size: int | str,
-    device: torch.device,
-    vocabulary: int,
-) -> list[Batch]:
-    """Packs encoded requests into batches, longest first; requests with equal input share a row.
+def pack(encoded: Sequence[Encoded], packing: Packing) -> list[Batch]:
+    """Packs encoded requests into batches, the longest first; equal inputs are one input.
 
     Inputs that are too long lose their beginning, as in lm-eval.
 
     Args:
         encoded: Requests.
-        max_length: Longest input in tokens.
-        batch_size: Rows per batch, or ``"auto"``.
-        device: Where the model is; decides what ``"auto"`` means.
-        vocabulary: Number of logits per position.
+        packing: How.
 
     Raises:
-        TaskError: For an empty context or continuation, or one longer than ``max_length``.
+        TaskError: For an empty context or continuation, or one longer than the window.
     """
-    inputs: dict[tuple[int, ...], list[tuple[int, list[int]]]] = {}
+    inputs = _inputs(encoded, packing.max_length)
+    trees = [_Tree(m, inputs) for m in _shared(sorted(inputs), packing.pairs_per_token)]
+    trees.sort(key=lambda tree: -tree.length)
+    batches: list[Batch] = []
+    while trees:
+        rows, trees = _fill(trees, packing)
+        members = [[tokens for tree in row for tokens in tree.members] for row in rows]
+        batches.append(_batch([_Row(row, inputs) for row in members], packing.device))
+    return batches
+
+
+def _inputs(encoded: Sequence[Encoded], max_length: int) -> Inputs:
+    """Cuts requests to the window and gathers those with equal input."""
+    inputs: dict[Input, list[tuple[int, list[int]]]] = {}
     n_long = 0
     for slot, context, continuation in encoded:
         if not context or not 0 < len(continuation) <= max_length:
@@ -92,49 +173,149 @@ def pack(
             len(encoded),
             max_length,
         )
-    batches: list[Batch] = []
-    chunk: list[tuple[int, ...]] = []
-    widest = 0
-    for tokens in sorted(inputs, key=lambda t: (-len(t), t)):
-        needed = max(len(continuation) for _, continuation in inputs[tokens])
-        n = len(chunk) + 1
-        if isinstance(batch_size, str):
-            full = n * len(chunk[0] if chunk else tokens) > tokens_per_batch(device)
-            full |= n * max(widest, needed) * vocabulary > LOGITS_PER_BATCH
+    return inputs
+
+
+def _shared(ordered: Sequence[Input], pairs_per_token: int) -> Iterator[list[Input]]:
+    """Cuts sorted inputs into prefix trees: an input joins those before it where that costs less.
+
+    A row of n tokens costs n, plus its n^2 attention pairs at ``pairs_per_token`` to the token.
+    """
+
+    def cost(n: int) -> float:
+        return n + n * n / pairs_per_token
+
+    members: list[Input] = []
+    length = 0
+    for tokens in ordered:
+        if members and pairs_per_token:
+            grown = length + len(tokens) - _common(members[-1], tokens)
+            if cost(grown) - cost(length) < cost(len(tokens)):
+                members.append(tokens)
+                length = grown
+                continue
+        if members:
+            yield members
+        members, length = [tokens], len(tokens)
+    if members:
+        yield members
+
+
+class _Tree:
+    """Sorted inputs that share a row, and what they need."""
+
+    def __init__(self, members: list[Input], inputs: Inputs) -> None:
+        self.members = members
+        self.length = len(members[0])
+        for before, tokens in itertools.pairwise(members):
+            self.length += len(tokens) - _common(before, tokens)
+        self.n_logits = sum(len(c) for tokens in members for _, c in inputs[tokens])
+
+
+def _fill(trees: Sequence[_Tree], packing: Packing) -> tuple[list[list[_Tree]], list[_Tree]]:
+    """Lays trees, the longest first, into the rows of one batch; what finds no room is left.
+
+    The first decides how long the rows are. Room that would be padding is filled with further
+    trees (first-fit decreasing), unless the model cannot tell the trees of a row apart.
+    """
+    length = trees[0].length
+    at_once = packing.batch_size
+    most = tokens_per_batch(packing.device) if isinstance(at_once, str) else at_once * length
+    rows: list[list[_Tree]] = []
+    room: list[int] = []
+    left: list[_Tree] = []
+    n_inputs = n_logits = 0
+    for tree in trees:
+        n_inputs += len(tree.members)
+        n_logits += tree.n_logits
+        if isinstance(at_once, str):
+            full = n_logits * packing.vocabulary > LOGITS_PER_BATCH
         else:
-            full = n > batch_size
-        if chunk and full:
-            batches.append(_batch(chunk, inputs))
-            chunk, widest = [], 0
-        chunk.append(tokens)
-        widest = max(widest, needed)
-    return [*batches, _batch(chunk, inputs)] if chunk else batches
+            full = n_inputs > at_once
+        fits = (
+            r for r, free in enumerate(room) if packing.pairs_per_token and tree.length <= free
+        )
+        row = next(fits, None)
+        if not rows or (row is None and not full and (len(rows) + 1) * length <= most):
+            rows.append([tree])
+            room.append(length - tree.length)
+        elif row is not None and not full:
+            rows[row].append(tree)
+            room[row] -= tree.length
+        else:
+            n_inputs -= len(tree.members)
+            n_logits -= tree.n_logits
+            left.append(tree)
+    return rows, left
 
 
-def _batch(
-    chunk: Sequence[tuple[int, ...]],
-    inputs: Inputs,
-) -> Batch:
-    """Pads the rows on the right (no mask needed: the model is causal) and lists the targets."""
-    tokens = torch.zeros(len(chunk), len(chunk[0]), dtype=torch.long)
-    rows: list[int] = []
-    positions: list[int] = []
-    targets: list[int] = []
-    slots: list[int] = []
-    for row, key in enumerate(chunk):
-        tokens[row, : len(key)] = torch.tensor(key)
-        for slot, continuation in inputs[key]:
-            n = len(continuation)
-            rows += [row] * n
-            positions += range(len(key) - n, len(key))
-            targets += continuation
-            slots += [slot] * n
-    keep = np.unique(np.array(positions))
+def _common(a: Input, b: Input) -> int:
+    """Number of tokens that two inputs begin with alike."""
+    low, high = 0, min(len(a), len(b))
+    while low < high:  # slices compare at the speed of C
+        middle = (low + high + 1) // 2
+        if a[low:middle] == b[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+class _Row:
+    """Prefix trees of sorted inputs, one after the other in preorder, and what is scored."""
+
+    def __init__(self, members: Sequence[Input], inputs: Inputs) -> None:
+        self.tokens: list[int] = []
+        self.depths: list[int] = []
+        self.reach: list[int] = []
+        self.scored: list[tuple[int, int, int]] = []  # column, target, slot
+        self.branches = False
+        path: list[int] = []  # columns of the tokens of the input that was added last
+        before: Input = ()
+        for tokens in members:
+            kept = _common(before, tokens)
+            self.branches |= kept < len(path)
+            for column in path[kept:]:
+                self.reach[column] = len(self.tokens)
+            del path[kept:]
+            for depth in range(kept, len(tokens)):
+                path.append(len(self.tokens))
+                self.tokens.append(tokens[depth])
+                self.depths.append(depth)
+                self.reach.append(0)
+            for slot, continuation in inputs[tokens]:
+                first = len(tokens) - len(continuation)
+                columns = path[first:]
+                self.scored += zip(columns, continuation, [slot] * len(columns), strict=True)
+            before = tokens
+        for column in path:
+            self.reach[column] = len(self.tokens)
+
+
+def _batch(chunk: Sequence[_Row], device: torch.device) -> Batch:
+    """Pads rows on the right; a padding token attends to itself, and nobody to it."""
+    n, length = len(chunk), max(len(row.tokens) for row in chunk)
+    tokens, depths = torch.zeros(2, n, length, dtype=torch.long)
+    reach = torch.arange(1, length + 1).repeat(n, 1)
+    needed: dict[tuple[int, int], int] = {}
+    places, targets, slots = [], [], []
+    for r, row in enumerate(chunk):
+        k = len(row.tokens)
+        tokens[r, :k] = torch.tensor(row.tokens)
+        depths[r, :k] = torch.tensor(row.depths)
+        reach[r, :k] = torch.tensor(row.reach)
+        for column, target, slot in row.scored:
+            places.append(needed.setdefault((r, column), len(needed)))
+            targets.append(target)
+            slots.append(slot)
+    rows, columns = torch.tensor(list(needed), dtype=torch.long).T
     return Batch(
-        tokens=tokens,
-        keep=torch.from_numpy(keep),
-        rows=torch.tensor(rows),
-        columns=torch.from_numpy(np.searchsorted(keep, positions)),
-        targets=torch.tensor(targets),
+        tokens=tokens.to(device),
+        depths=depths.to(device),
+        reach=reach.to(device) if any(row.branches for row in chunk) else None,
+        rows=rows.to(device),
+        columns=columns.to(device),
+        places=torch.tensor(places).to(device),
+        targets=torch.tensor(targets).to(device),
         slots=torch.tensor(slots),
     )

@@ -1,7 +1,8 @@
 """Scores lm-eval requests on a live model whose weights change between candidates.
 
 Requests are encoded and batched once. Per candidate only the forward passes are left: no
-tokenisation, no progress bars, and logits only where a continuation is scored. Encoding and
+tokenisation, no progress bars, shared beginnings computed once, and logits only where a
+continuation is scored. Encoding and
 generation are those of lm-eval's own ``HFLM``, so the scores are too. An encoder-decoder is scored
 by ``HFLM`` itself, request by request: right, and slower.
 """
@@ -18,16 +19,14 @@ import numpy as np
 import torch
 
 from evomerge.errors import TaskError
-from evomerge.evaluators.batches import Batch, pack, tokens_per_batch
+from evomerge.evaluators.batches import Batch, Packing, tokens_per_batch
+from evomerge.evaluators.likelihoods import Likelihoods
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 SAMPLING_SEED = 1234
 """lm-eval's default torch seed: every candidate draws the same random numbers."""
-
-LOGITS_PER_STEP = 2**27
-"""Logits that are turned into float32 log-probabilities at a time."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +82,10 @@ class LiveModel:
             # `loglikelihood` encodes and then calls this: so it returns the encoded requests.
             self.lm._loglikelihood_tokens = lambda requests, **_: requests
         self._sliced = "logits_to_keep" in inspect.signature(model.forward).parameters
-        self._vocabulary = int(model.config.get_text_config().vocab_size)
+        vocabulary = int(model.config.get_text_config().vocab_size)
+        self._scorer = Likelihoods(
+            model, Packing(self.lm.max_length, batch_size, self.lm.device, vocabulary)
+        )
 
     def encode(self, instances: Sequence[Any]) -> Requests:
         """Encodes and batches requests, once for all candidates.
@@ -116,9 +118,8 @@ class LiveModel:
             ids, _ = self.lm.tok_batch_encode([generations[0].args[0]])
             probe = ids[:, -self.lm.max_length :].to(self.lm.device)
             n_prompts = self._prompts_per_batch(generations)
-        batches = pack(
-            encoded, self.lm.max_length, self.batch_size, self.lm.device, self._vocabulary
-        )
+        with torch.inference_mode():
+            batches = self._scorer.pack(self.lm.model, encoded)
         return Requests([*pairs, *rolling], batches, generations, probe, n_prompts)
 
     def answer(self, model: PreTrainedModel, requests: Requests) -> None:
@@ -159,13 +160,7 @@ class LiveModel:
         if not self._causal:
             return self._stock_likelihoods(requests.likelihoods)
         n = len(requests.likelihoods)
-        totals, misses = np.zeros(n), np.zeros(n)
-        scored = [self._forward(model, batch) for batch in requests.batches]
-        for batch, (ll, hit) in zip(requests.batches, scored, strict=True):
-            slots = batch.slots.numpy()
-            np.add.at(totals, slots, ll.cpu().numpy().astype(np.float64))
-            np.add.at(misses, slots, ~hit.cpu().numpy())
-        return totals, misses == 0
+        return self._scorer.score(model, requests.batches, n)
 
     def _stock_likelihoods(
         self, instances: Sequence[Any]
@@ -186,24 +181,6 @@ class LiveModel:
                     answer if isinstance(answer, tuple) else (answer, False)
                 )
         return totals, greedy
-
-    def _forward(self, model: PreTrainedModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """(P,) log-probabilities of the targets and whether each is the most likely token."""
-        device = self.lm.device
-        keep = {"logits_to_keep": batch.keep.to(device)} if self._sliced else {}
-        logits = model(input_ids=batch.tokens.to(device), use_cache=False, **keep).logits
-        if not self._sliced:
-            logits = logits[:, batch.keep.to(device)]
-        step = max(1, LOGITS_PER_STEP // logits.shape[-1])
-        lls, hits = [], []
-        for start in range(0, len(batch.targets), step):
-            part = slice(start, start + step)
-            rows, columns = batch.rows[part].to(device), batch.columns[part].to(device)
-            targets = batch.targets[part].to(device)
-            logp = torch.log_softmax(logits[rows, columns], dim=-1, dtype=torch.float32)
-            lls.append(logp.gather(1, targets[:, None])[:, 0])
-            hits.append(logp.argmax(dim=-1) == targets)
-        return torch.cat(lls), torch.cat(hits)
 
     def _generate(self, model: PreTrainedModel, requests: Requests) -> None:
         """Generates with lm-eval's own loop."""

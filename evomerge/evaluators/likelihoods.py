@@ -1,0 +1,165 @@
+"""Log-likelihoods of packed requests on the model that is loaded now."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from evomerge.evaluators.batches import Batch, Encoded, Packing, pack
+from evomerge.evaluators.memory import is_out_of_memory, release
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+log = logging.getLogger(__name__)
+
+PAIRS_PER_TOKEN = 8
+"""Attention pairs that cost as much as one token, in units of the hidden size. Counting operations
+gives 6; measured on a CPU with masked rows of 1,024 and 2,048 tokens it is 6 for a hidden size of
+768 and 12 to 15 for 128."""
+
+LOGITS_PER_STEP = {"cpu": 2**20, "cuda": 2**27}
+"""Logits that are normalised at a time, by device type: what stays in a cache, and what a float32
+copy may take. On a CPU that is three times as fast as all at once."""
+
+ROUNDING = {torch.float32: 1e-3, torch.float64: 1e-3}
+"""How far, in nats per request, a shared row may be from plain ones; 0.1 for smaller dtypes."""
+
+
+class Likelihoods:
+    """Scores requests on a resident causal model.
+
+    The output layer is given only the positions whose logits are needed, through a hook on it, so
+    that whatever a model does to its logits afterwards (scaling, soft caps) still happens.
+
+    Args:
+        model: The resident model.
+        packing: How requests are packed; ``pairs_per_token`` is settled here.
+    """
+
+    def __init__(self, model: PreTrainedModel, packing: Packing) -> None:
+        hidden = getattr(model.config.get_text_config(), "hidden_size", 0)
+        self._sharing = packing.sharing(PAIRS_PER_TOKEN * hidden)
+        self._plain = packing.sharing(0)
+        self._wanted: list[tuple[torch.Tensor, torch.Tensor]] = []  # one, or none
+
+    def pack(self, model: PreTrainedModel, encoded: Sequence[Encoded]) -> list[Batch]:
+        """Packs requests once for all candidates, with shared beginnings where the model can.
+
+        Not every model can: recurrent ones, windows shorter than a row, positions that are not
+        position ids. So a shared row is scored both ways, with the weights that are loaded.
+        """
+        batches = pack(encoded, self._sharing)
+        branching = [b for b in batches if b.reach is not None]
+        if not branching or self._agree(model, branching[0], encoded):
+            return batches
+        log.info("%s cannot share the beginnings of requests.", type(model).__name__)
+        self._sharing = self._plain
+        return pack(encoded, self._plain)
+
+    def score(
+        self, model: PreTrainedModel, batches: list[Batch], n: int
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+        """Scores packed requests.
+
+        A batch that does not fit into memory is replaced, in ``batches``, by its halves.
+
+        Args:
+            model: The model with the candidate's weights, in evaluation mode.
+            batches: From :meth:`pack`.
+            n: Number of slots.
+
+        Returns:
+            (n,) log-likelihoods in nats, and (n,) whether every token was the most likely one.
+        """
+        totals, misses = np.zeros(n), np.zeros(n)
+        scored = []
+        with self.hooked(model):
+            i = 0
+            while i < len(batches):  # the device is not waited for before the end
+                try:
+                    scored.append(self._forward(model, batches[i]))
+                except (RuntimeError, MemoryError) as err:
+                    if len(batches[i].tokens) < 2 or not is_out_of_memory(err):
+                        raise
+                    batches[i : i + 1] = batches[i].halves()
+                    log.warning(
+                        "out of memory: batches of %d rows from now on", len(batches[i].tokens)
+                    )
+                else:
+                    i += 1
+                    continue
+                release()
+        if scored:
+            slots = torch.cat([b.slots for b in batches]).numpy()
+            lls, hits = (torch.cat(parts).cpu().numpy() for parts in zip(*scored, strict=True))
+            np.add.at(totals, slots, lls.astype(np.float64))
+            np.add.at(misses, slots, ~hits)
+        return totals, misses == 0
+
+    def _agree(self, model: PreTrainedModel, batch: Batch, encoded: Sequence[Encoded]) -> bool:
+        """Whether the first row of a branching batch gives what plain rows give."""
+        row = batch.part(0, 1)
+        index = {int(slot): i for i, slot in enumerate(dict.fromkeys(row.slots.tolist()))}
+        plain = [(index[slot], a, b) for slot, a, b in encoded if slot in index]
+        shared = pack(plain, self._sharing)
+        try:
+            a, _ = self.score(model, shared, len(index))
+            b, _ = self.score(model, pack(plain, self._plain), len(index))
+        except (RuntimeError, ValueError, TypeError) as err:
+            log.info("%s refuses a shared row: %s", type(model).__name__, err)
+            return False
+        return bool(np.abs(a - b).mean() < ROUNDING.get(model.dtype, 0.1))
+
+    @contextlib.contextmanager
+    def hooked(self, model: PreTrainedModel) -> Iterator[None]:
+        """Lets the output layer see only the positions that are wanted."""
+        head: torch.nn.Module | None = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+        handle = None if head is None else head.register_forward_pre_hook(self._take)
+        try:
+            yield
+        finally:
+            self._wanted.clear()
+            if handle is not None:
+                handle.remove()
+
+    def _take(self, _: torch.nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        if not self._wanted:
+            return None
+        rows, columns = self._wanted.pop()
+        return (args[0][rows, columns][None], *args[1:])
+
+    def inputs(self, model: PreTrainedModel, batch: Batch) -> dict[str, torch.Tensor]:
+        """What the model's forward takes."""
+        given = {"input_ids": batch.tokens}
+        if (allowed := batch.mask()) is not None:
+            bias = torch.zeros(allowed.shape, dtype=model.dtype, device=allowed.device)
+            given["attention_mask"] = bias.masked_fill_(~allowed, torch.finfo(model.dtype).min)
+            given["position_ids"] = batch.depths
+        return given
+
+    def logits(
+        self, model: PreTrainedModel, batch: Batch, inputs: dict[str, torch.Tensor]
+    ) -> torch.Tensor:
+        """(U, V) logits at the positions that are needed; inside :meth:`hooked`."""
+        self._wanted[:] = [(batch.rows, batch.columns)]
+        logits: torch.Tensor = model(**inputs, use_cache=False).logits
+        if not self._wanted:
+            return logits[0]
+        return logits[self._wanted.pop()]  # an output layer that is no module of its own
+
+    def _forward(self, model: PreTrainedModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """(P,) log-probabilities of the targets and whether each is the most likely token."""
+        logits = self.logits(model, batch, self.inputs(model, batch))
+        at_once = LOGITS_PER_STEP.get(logits.device.type, LOGITS_PER_STEP["cpu"])
+        parts = torch.split(logits, max(1, at_once // logits.shape[-1]))
+        norms = torch.cat([part.float().logsumexp(-1) for part in parts])
+        best = torch.cat([part.argmax(-1) for part in parts])
+        at = logits[batch.places, batch.targets].float()
+        return at - norms[batch.places], best[batch.places] == batch.targets
