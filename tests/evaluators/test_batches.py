@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from evomerge.errors import TaskError
 from evomerge.evaluators.batches import Packing, pack
 from evomerge.evaluators.likelihoods import Likelihoods
-
 from tests.models import ARCHS, VOCAB, config
 
 CPU = torch.device("cpu")
