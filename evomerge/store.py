@@ -1,14 +1,15 @@
 """TrialStore: every trial, durable before it is told.
 
-A run folder holds one Optuna journal with two studies, ``search`` (every search and reference
-trial) and ``finals`` (finalists on the select and test splits), so that ``optuna-dashboard`` and
-``optuna.visualization`` work on it, also while it runs; and ``scores/*.npz`` with the scores of
-single documents, written before the journal speaks of them. There is no second copy of anything.
+A run folder holds one Optuna journal (:mod:`evomerge.journal`) with two studies, ``search`` (every
+search and reference trial) and ``finals`` (finalists on the select and test splits), so that
+``optuna-dashboard`` and ``optuna.visualization`` work on it, also while it runs; and
+``scores/*.npz`` with the scores of single documents, written before the journal speaks of them.
+There is no second copy of anything.
 
-What the journal needs (tried): appending after a torn tail loses that record at the next load, so
-a writer first truncates to the last newline; a stale journal lock costs 30 s, so it is removed;
-two writers are both accepted, so ``run.lock`` is held (flock) for the writer's life; loading
-returns number order, so the told order is an attribute written with the result.
+* Two writers of a journal are both accepted: ``run.lock`` is held (flock) for the writer's life.
+* What is RUNNING is written and not synced: a power cut may take it, and then it was never asked.
+* A result is told after its records and its scores were synced, at the same time. A power cut in
+  between may keep the record and lose the scores: such results are cut off like a torn line.
 """
 
 from __future__ import annotations
@@ -16,28 +17,32 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import hashlib
 import json
 import math
 import os
 import socket
-import warnings
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import numpy as np
 
 from evomerge.errors import RunFolderError
+from evomerge.journal import RESULT, Batch, Contents, Entry, Journal, State, encode_ranges, read
 from evomerge.recipe import LayerGroup, ModelRef, Recipe
 from evomerge.run import Run
 from evomerge.trial import Objective, Scores, Trial, TrialState
 
-if TYPE_CHECKING:
-    import optuna
-
 JOURNAL = "journal.log"
 _SEARCH, _FINALS = "search", "finals"
+_STATES = {
+    TrialState.COMPLETE: State.COMPLETE,
+    TrialState.PRUNED: State.PRUNED,
+    TrialState.FAILED: State.FAIL,
+}
 
 
 class TrialStore:
@@ -64,28 +69,30 @@ class TrialStore:
     ) -> None:
         self.folder = folder
         self.objectives = tuple(objectives)
-        self._axes = tuple(axes)
+        self._searched = [o for o in self.objectives if o.search]
+        self._axes, self._ranges = tuple(axes), encode_ranges(axes)
         (folder / "scores").mkdir(parents=True, exist_ok=True)
         self._lock = _acquire(folder)
+        self._journal: Journal | None = None
         try:
-            journal = folder / JOURNAL
-            known = journal.exists() and journal.stat().st_size > 0
-            if known:
-                _repair(journal)
-                self._check(read_meta(folder), meta)
-            self._studies = self._open_studies(meta)
-            self._finish_told()
+            self._journal = Journal(folder / JOURNAL)
+            with _readable(folder):
+                found = _drop_unsynced(folder, self._journal, self._journal.read())
+            self._check(found.attrs.get(_SEARCH, {}).get("meta", {}), meta)
+            self._take(found)
+            with _writable(folder):
+                self._begin(found, meta)
+                self._close_results(found)
         except BaseException:
             self.close()
             raise
-        self._ids = {
-            (t.user_attrs["number"], t.user_attrs["split"]): t.number
-            for name in (_SEARCH, _FINALS)
-            for t in self._studies[name].get_trials(deepcopy=False)
-        }
-        self._counts = {n: len(s.get_trials(deepcopy=False)) for n, s in self._studies.items()}
-        self._layouts = set(_layouts(self._studies[_SEARCH]))
-        self._seq = 1 + max((s for s, _ in self._told()), default=-1)
+
+    def _take(self, found: Contents) -> None:
+        """Reads off what is needed to go on."""
+        self._ids = {(e.attrs["number"], e.attrs["split"]): e.id for e in _ours(found)}
+        self._layouts = set(_layouts(found))
+        results = (e.attrs[RESULT]["seq"] for e in _ours(found) if RESULT in e.attrs)
+        self._seq = 1 + max(results, default=-1)
 
     def _check(self, found: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
         if not found:
@@ -104,158 +111,136 @@ class TrialStore:
             "this one was made with; they are in its config.yaml."
         )
 
-    def _open_studies(self, meta: Mapping[str, Any]) -> dict[str, optuna.Study]:
-        optuna = _optuna()
-        storage = _storage(self.folder)
-        searched = [o for o in self.objectives if o.search]
-        studies = {}
-        for name in (_SEARCH, _FINALS):
-            studies[name] = optuna.create_study(
-                storage=storage,
-                study_name=name,
-                directions=[o.direction for o in searched],
-                sampler=optuna.samplers.RandomSampler(),
-                load_if_exists=True,
-            )
-            names = [o.name for o in searched]
-            if studies[name].metric_names != names:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # experimental since Optuna 3.2
-                    studies[name].set_metric_names(names)
-        plain = json.loads(json.dumps(dict(meta)))
+    def _begin(self, found: Contents, meta: Mapping[str, Any]) -> None:
+        """Makes the two studies, and writes down what the run is."""
+        plain: dict[str, Any] = json.loads(json.dumps(dict(meta)))
         plain["objectives"] = [dataclasses.asdict(o) for o in self.objectives]
-        old = studies[_SEARCH].user_attrs.get("meta")
-        for kept in ("created", "finished", "note"):
-            if old and kept in old:
-                plain[kept] = old[kept]
-        if old != plain:
-            studies[_SEARCH].set_user_attr("meta", plain)
-        return studies
+        old = found.attrs.get(_SEARCH, {}).get("meta", {})
+        plain |= {k: old[k] for k in ("created", "finished", "note") if k in old}
+        names = (*found.studies, *(n for n in (_SEARCH, _FINALS) if n not in found.studies))
+        self._studies = {name: i for i, name in enumerate(names)}
+        with self._writing() as batch:
+            for name, index in self._studies.items():
+                if name not in found.studies:
+                    batch.create_study(name, [o.direction for o in self._searched])
+                if name not in found.titled and name in {_SEARCH, _FINALS}:
+                    batch.set_metric_names(index, [o.name for o in self._searched])
+            if old != plain:
+                batch.set_study_attr(self._studies[_SEARCH], "meta", plain)
+        self._meta = plain
 
-    def _finish_told(self) -> None:
-        """Closes trials whose result was recorded just before their driver was killed."""
-        for study in self._studies.values():
-            for frozen in study.get_trials(deepcopy=False):
-                if "result" in frozen.user_attrs and not frozen.state.is_finished():
-                    self._tell(study, frozen.number, frozen.user_attrs["result"])
+    def _close_results(self, found: Contents) -> None:
+        """Ends, for Optuna, trials whose result was recorded just before their driver died."""
+        left = [e for e in _ours(found) if RESULT in e.attrs and not e.closed]
+        if left:
+            with self._writing() as batch:
+                for entry in left:
+                    self._end(batch, entry.id, entry.attrs[RESULT])
+
+    @property
+    def _writing(self) -> Any:
+        assert self._journal is not None  # noqa: S101
+        return self._journal.writing
 
     @property
     def meta(self) -> dict[str, Any]:
         """Plain data of the run, as it was last written."""
-        return dict(self._studies[_SEARCH].user_attrs["meta"])
+        return dict(self._meta)
 
     def update_meta(self, **changes: Any) -> None:
         """Changes plain data of the run that does not shape the search."""
-        meta = self.meta
-        if any(meta.get(k) != v for k, v in changes.items()):
-            self._studies[_SEARCH].set_user_attr("meta", json.loads(json.dumps(meta | changes)))
+        meta = json.loads(json.dumps(self._meta | changes))
+        if meta != self._meta:
+            with _writable(self.folder), self._writing() as batch:
+                batch.set_study_attr(self._studies[_SEARCH], "meta", meta)
+            self._meta = meta
 
     def start(self, trial: Trial) -> None:
-        """Records a RUNNING trial; a trial known already is recorded as another attempt."""
-        key = (trial.number, trial.split)
-        study = self._studies[_study_of(trial)]
-        if key in self._ids:
-            frozen = study.get_trials(deepcopy=False)[self._ids[key]]
-            study._storage.set_trial_user_attr(frozen._trial_id, "attempt", trial.attempt)
-        else:
-            self._add(trial, TrialState.RUNNING)
-
-    def append(self, trial: Trial) -> None:
-        """Records a finished trial; durable when this returns.
+        """Records a RUNNING trial; a trial known already is recorded as another attempt.
 
         Raises:
-            ValueError: The trial is RUNNING.
             RunFolderError: The folder cannot be written (a full disk).
         """
-        if not trial.finished:
-            raise ValueError(f"{trial.name} is still RUNNING; use start() for it.")
-        try:
-            self._append(trial)
-        except OSError as e:
-            raise RunFolderError(
-                f"cannot write to {self.folder}: {e}. Free some space and start the same command "
-                "again: everything recorded so far is kept."
-            ) from e
-
-    def _append(self, trial: Trial) -> None:
-        if trial.scores is not None and trial.copied_from is None:
-            _write_scores(self.folder, trial)
         key = (trial.number, trial.split)
-        if key not in self._ids:
-            self._add(trial, TrialState.RUNNING)
-        study = self._studies[_study_of(trial)]
-        frozen = study.get_trials(deepcopy=False)[self._ids[key]]
-        result: dict[str, Any] = {
-            "seq": self._seq,
-            "state": trial.state.value,
-            "attempt": trial.attempt,
-            "error": trial.error,
-            "copied_from": trial.copied_from,
-        }
-        if trial.scores is not None:
-            result["values"] = dict(trial.scores.values)
-            result["stderr"] = {
-                k: None if math.isnan(v) else v for k, v in trial.scores.stderr.items()
-            }
-            result["seconds"] = dict(trial.scores.seconds)
-        study._storage.set_trial_user_attr(frozen._trial_id, "result", result)
-        self._tell(study, frozen.number, result)
-        self._seq += 1
+        with _writable(self.folder), self._writing(sync=False) as batch:
+            if key in self._ids:
+                batch.set_trial_attr(self._ids[key], "attempt", trial.attempt)
+                return
+            added = self._create(batch, trial)
+        self._ids[key] = added
 
-    def _tell(self, study: optuna.Study, number: int, result: Mapping[str, Any]) -> None:
-        optuna = _optuna()
-        if result["state"] == TrialState.COMPLETE:
-            values = result["values"]
-            study.tell(number, [o.sign * values[o.name] for o in self.objectives if o.search])
-        elif result["state"] == TrialState.PRUNED:
-            study.tell(number, state=optuna.trial.TrialState.PRUNED)
-        else:
-            study.tell(number, state=optuna.trial.TrialState.FAIL)
+    def append(self, *trials: Trial) -> None:
+        """Records finished trials; durable when this returns.
 
-    def _add(self, trial: Trial, state: TrialState) -> None:
-        optuna = _optuna()
-        name = _study_of(trial)
-        study = self._studies[name]
-        recipe, layout = _split_recipe(trial.recipe)
-        key = hashlib.sha256(json.dumps(layout, sort_keys=True).encode()).hexdigest()[:16]
+        Args:
+            trials: In the order in which they will be told. Together they cost what one costs:
+                the disk is waited for once.
+
+        Raises:
+            ValueError: A trial is RUNNING.
+            RunFolderError: The folder cannot be written (a full disk).
+        """
+        for trial in trials:
+            if not trial.finished:
+                raise ValueError(f"{trial.name} is still RUNNING; use start() for it.")
+        if not trials:
+            return
+        with _writable(self.folder), contextlib.ExitStack() as files:
+            scores = [
+                files.enter_context(f) for t in trials for f in _write_scores(self.folder, t)
+            ]
+            with self._writing(along=[f.fileno() for f in scores]) as batch:
+                added = {}
+                for i, trial in enumerate(trials):
+                    key = (trial.number, trial.split)
+                    if key not in self._ids:
+                        added[key] = self._create(batch, trial)
+                    result = _result(trial, self._seq + i)
+                    index = self._ids[key] if key in self._ids else added[key]
+                    batch.set_trial_attr(index, RESULT, result)
+                    self._end(batch, index, result)
+        self._ids |= added
+        self._seq += len(trials)
+
+    def _end(self, batch: Batch, index: int, result: Mapping[str, Any]) -> None:
+        state = TrialState(result["state"])
+        values = None
+        if state is TrialState.COMPLETE:
+            values = [o.sign * result["values"][o.name] for o in self._searched]
+        batch.close_trial(index, _STATES[state], values)
+
+    def _create(self, batch: Batch, trial: Trial) -> int:
+        """Records a RUNNING trial, and its layout where that is new; the trial's id."""
+        key, layout = _layout_of(trial.recipe.models, trial.recipe.base, trial.recipe.groups)
         if key not in self._layouts:
-            self._studies[_SEARCH].set_user_attr(f"layout:{key}", layout)
+            batch.set_study_attr(self._studies[_SEARCH], f"layout:{key}", layout)
             self._layouts.add(key)
-        params, distributions = {}, {}
+        params = {}
         if trial.x is not None:
-            for (axis, low, high), x in zip(self._axes, trial.x, strict=True):
-                params[axis] = min(max(low + float(x) * (high - low), low), high)
-                distributions[axis] = optuna.distributions.FloatDistribution(low, high)
-        study.add_trial(
-            optuna.trial.create_trial(
-                state=optuna.trial.TrialState[state.value],
-                params=params,
-                distributions=distributions,
-                user_attrs={
-                    "number": trial.number,
-                    "kind": trial.kind,
-                    "split": trial.split,
-                    "label": trial.label,
-                    "attempt": trial.attempt,
-                    "x": None if trial.x is None else [float(v) for v in trial.x],
-                    "recipe": recipe,
-                    "layout": key,
-                },
-            )
-        )
-        self._ids[(trial.number, trial.split)] = self._counts[name]
-        self._counts[name] += 1
-
-    def _told(self) -> Iterator[tuple[int, Trial]]:
-        return _told(self._studies[_SEARCH], self._studies[_FINALS], self.folder)
+            for (axis, low, high), x in zip(self._axes, trial.x.tolist(), strict=True):
+                params[axis] = min(max(low + x * (high - low), low), high)
+        attrs = {
+            "number": trial.number,
+            "kind": trial.kind,
+            "split": trial.split,
+            "label": trial.label,
+            "attempt": trial.attempt,
+            "x": None if trial.x is None else trial.x.tolist(),
+            "recipe": _varying(trial.recipe),
+            "layout": key,
+        }
+        study = self._studies[_study_of(trial)]
+        return batch.create_trial(study, attrs, params, self._ranges if params else "{}")
 
     def load(self) -> list[Trial]:
         """Finished trials of every split in told order, then those left RUNNING."""
-        finished = [t for _, t in sorted(self._told(), key=lambda pair: pair[0])]
-        return [*finished, *_running(self._studies[_SEARCH], self._studies[_FINALS])]
+        found = read(self.folder / JOURNAL)
+        return [*_told(found, self.folder), *_running(found)]
 
     def close(self) -> None:
         """Lets another driver have the folder."""
+        if self._journal is not None:
+            self._journal.close()
         self._lock.close()
 
 
@@ -266,63 +251,46 @@ def open_run(path: Path | str) -> Run:
         RunFolderError: No run there, or a damaged journal.
     """
     folder = Path(path)
-    meta = read_meta(folder)
-    if not meta:
-        raise RunFolderError(f"{folder} holds nothing yet: its search has only just begun.")
-    storage = _storage(folder)
-    optuna = _optuna()
-    search, finals = (
-        optuna.load_study(study_name=name, storage=storage) for name in (_SEARCH, _FINALS)
-    )
-    told = sorted(_told(search, finals, folder), key=lambda pair: pair[0])
-    return Run(
-        path=folder,
-        objectives=tuple(Objective(**o) for o in meta["objectives"]),
-        trials=tuple(t for _, t in told),
-        running=tuple(_running(search, finals)),
-        meta=meta,
-    )
-
-
-def read_meta(folder: Path) -> dict[str, Any]:
-    """The run's plain data; {} where the driver was killed before it was written.
-
-    Raises:
-        RunFolderError: No run there, or a damaged journal.
-    """
     if not (folder / JOURNAL).is_file():
         raise RunFolderError(
             f"{folder} is no run folder: it has no {JOURNAL}. Run folders are made by "
             "`evomerge search`, by default below runs/."
         )
-    optuna = _optuna()
+    with _readable(folder):
+        found = read(folder / JOURNAL)
+    meta = found.attrs.get(_SEARCH, {}).get("meta")
+    if not meta:
+        raise RunFolderError(f"{folder} holds nothing yet: its search has only just begun.")
+    return Run(
+        path=folder,
+        objectives=tuple(Objective(**o) for o in meta["objectives"]),
+        trials=tuple(_told(found, folder)),
+        running=tuple(_running(found)),
+        meta=meta,
+    )
+
+
+@contextlib.contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    """What reading may raise, in the user's words."""
     try:
-        study = optuna.load_study(study_name=_SEARCH, storage=_storage(folder))
-        meta: dict[str, Any] = study.user_attrs["meta"]
-    except KeyError:
-        return {}
+        yield
     except ValueError as e:
         raise RunFolderError(
             f"{folder / JOURNAL} is damaged ({e}); restore it from a copy, or start a new run."
         ) from e
-    return meta
 
 
-def _optuna() -> Any:
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    return optuna
-
-
-def _storage(folder: Path) -> Any:
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        path = str(folder / JOURNAL)
-        return JournalStorage(JournalFileBackend(path, JournalFileOpenLock(path)))
+@contextlib.contextmanager
+def _writable(folder: Path) -> Iterator[None]:
+    """What writing may raise, in the user's words."""
+    try:
+        yield
+    except OSError as e:
+        raise RunFolderError(
+            f"cannot write to {folder}: {e}. Free some space and start the same command "
+            "again: everything recorded so far is kept."
+        ) from e
 
 
 def _acquire(folder: Path) -> IO[str]:
@@ -343,33 +311,46 @@ def _acquire(folder: Path) -> IO[str]:
     return handle
 
 
-def _repair(journal: Path) -> None:
-    """Cuts a torn last line off and removes the lock of a dead writer."""
-    for lock in journal.parent.glob(f"{JOURNAL}.lock*"):
-        with contextlib.suppress(FileNotFoundError):
-            lock.unlink()
-    with journal.open("r+b") as f:
-        end = f.seek(0, os.SEEK_END)
-        while end > 0:
-            start = max(0, end - 65536)
-            f.seek(start)
-            cut = f.read(end - start).rfind(b"\n")
-            if cut >= 0:
-                f.truncate(start + cut + 1)
-                return
-            end = start
-        f.truncate(0)
+def _drop_unsynced(folder: Path, journal: Journal, found: Contents) -> Contents:
+    """Cuts off results whose scores a power cut took: nobody was told of them.
+
+    Only the last group that was written can be such; what came after it proves that it was synced.
+    """
+    for at, entry in found.tail:
+        if entry.attrs[RESULT].get("arrays") and not _has_scores(folder, entry.attrs):
+            return journal.cut(at)
+    return found
+
+
+def _has_scores(folder: Path, attrs: Mapping[str, Any]) -> bool:
+    try:
+        _read_scores(folder, attrs["number"], attrs["split"], attrs[RESULT]["values"])
+        return _scores_path(folder, attrs["number"], attrs["split"]).exists()
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+        return False
 
 
 def _study_of(trial: Trial) -> str:
     return _SEARCH if trial.split == "search" else _FINALS
 
 
-def _split_recipe(recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The part of a recipe that changes from trial to trial, and the part that rarely does."""
-    data = recipe.to_dict()
-    layout = {key: data.pop(key) for key in ("format", "models", "base", "groups")}
-    return data, layout
+def _varying(recipe: Recipe) -> dict[str, Any]:
+    """The part of a recipe that changes from trial to trial."""
+    return {
+        "method": recipe.method,
+        "fixed": dict(sorted(recipe.fixed.items())),
+        "coefficients": {k: v.tolist() for k, v in sorted(recipe.coefficients.items())},
+    }
+
+
+@functools.lru_cache(maxsize=8)
+def _layout_of(
+    models: tuple[ModelRef, ...], base: ModelRef | None, groups: tuple[LayerGroup, ...]
+) -> tuple[str, dict[str, Any]]:
+    """(key, data) of the part of a recipe that rarely changes."""
+    data = Recipe("", models, base, groups, {}).to_dict()
+    layout = {key: data[key] for key in ("format", "models", "base", "groups")}
+    return hashlib.sha256(json.dumps(layout, sort_keys=True).encode()).hexdigest()[:16], layout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -379,16 +360,16 @@ class _Layout:
     groups: tuple[LayerGroup, ...]
 
 
-def _layouts(search: optuna.Study) -> dict[str, _Layout]:
-    found = {}
-    for key, data in search.user_attrs.items():
+def _layouts(found: Contents) -> dict[str, _Layout]:
+    layouts = {}
+    for key, data in found.attrs.get(_SEARCH, {}).items():
         if key.startswith("layout:"):
-            found[key.removeprefix("layout:")] = _Layout(
+            layouts[key.removeprefix("layout:")] = _Layout(
                 tuple(ModelRef(**m) for m in data["models"]),
                 ModelRef(**data["base"]) if data["base"] else None,
                 tuple(LayerGroup(g["name"], tuple(g["tensors"])) for g in data["groups"]),
             )
-    return found
+    return layouts
 
 
 def _trial(attrs: Mapping[str, Any], layouts: Mapping[str, _Layout], **extra: Any) -> Trial:
@@ -412,62 +393,89 @@ def _trial(attrs: Mapping[str, Any], layouts: Mapping[str, _Layout], **extra: An
     )
 
 
-def _told(search: optuna.Study, finals: optuna.Study, folder: Path) -> Iterator[tuple[int, Trial]]:
-    layouts = _layouts(search)
-    for study in (search, finals):
-        for frozen in study.get_trials(deepcopy=False):
-            attrs = frozen.user_attrs
-            if "result" not in attrs:
-                continue
-            result = attrs["result"]
-            scores = None
-            if "values" in result:
-                source = result["copied_from"]
-                number = attrs["number"] if source is None else source
-                scores = Scores(
-                    values=result["values"],
-                    stderr={k: math.nan if v is None else v for k, v in result["stderr"].items()},
-                    per_example=_read_scores(folder, number, attrs["split"], result["values"]),
-                    seconds=result["seconds"],
-                )
-            yield (
-                result["seq"],
-                _trial(
-                    attrs,
-                    layouts,
-                    state=TrialState(result["state"]),
-                    scores=scores,
-                    error=result["error"],
-                    attempt=result["attempt"],
-                    copied_from=result["copied_from"],
-                ),
-            )
+def _ours(found: Contents) -> list[Entry]:
+    """Our trials: another of Optuna's tools may have added some of its own."""
+    return [e for e in found.entries if "number" in e.attrs]
 
 
-def _running(search: optuna.Study, finals: optuna.Study) -> Iterator[Trial]:
-    layouts = _layouts(search)
-    for study in (search, finals):
-        for frozen in study.get_trials(deepcopy=False):
-            if "result" not in frozen.user_attrs:
-                yield _trial(frozen.user_attrs, layouts)
+def _told(found: Contents, folder: Path) -> list[Trial]:
+    """Finished trials in told order."""
+    layouts = _layouts(found)
+    told = [e.attrs for e in _ours(found) if RESULT in e.attrs]
+    return [
+        _finished(attrs, layouts, folder) for attrs in sorted(told, key=lambda a: a[RESULT]["seq"])
+    ]
+
+
+def _finished(attrs: Mapping[str, Any], layouts: Mapping[str, _Layout], folder: Path) -> Trial:
+    result = attrs[RESULT]
+    scores = None
+    if "values" in result:
+        source = result["copied_from"]
+        number = attrs["number"] if source is None else source
+        scores = Scores(
+            values=result["values"],
+            stderr={k: math.nan if v is None else v for k, v in result["stderr"].items()},
+            per_example=_read_scores(folder, number, attrs["split"], result["values"]),
+            seconds=result["seconds"],
+        )
+    return _trial(
+        attrs,
+        layouts,
+        state=TrialState(result["state"]),
+        scores=scores,
+        error=result["error"],
+        attempt=result["attempt"],
+        copied_from=result["copied_from"],
+    )
+
+
+def _running(found: Contents) -> Iterator[Trial]:
+    layouts = _layouts(found)
+    for entry in _ours(found):
+        if RESULT not in entry.attrs:
+            yield _trial(entry.attrs, layouts)
+
+
+def _result(trial: Trial, seq: int) -> dict[str, Any]:
+    """The record from which on a trial counts as finished."""
+    result: dict[str, Any] = {
+        "seq": seq,
+        "state": trial.state.value,
+        "attempt": trial.attempt,
+        "error": trial.error,
+        "copied_from": trial.copied_from,
+    }
+    if trial.scores is not None:
+        result["values"] = dict(trial.scores.values)
+        result["stderr"] = {
+            k: None if math.isnan(v) else v for k, v in trial.scores.stderr.items()
+        }
+        result["seconds"] = dict(trial.scores.seconds)
+        result["arrays"] = trial.copied_from is None and bool(_arrays(trial.scores))
+    return result
+
+
+def _arrays(scores: Scores) -> dict[str, Any]:
+    return {k: v for k, v in scores.per_example.items() if v is not None}
 
 
 def _scores_path(folder: Path, number: int, split: str) -> Path:
     return folder / "scores" / f"{number:05d}-{split}.npz"
 
 
-def _write_scores(folder: Path, trial: Trial) -> None:
-    if trial.scores is None:
+def _write_scores(folder: Path, trial: Trial) -> Iterator[IO[bytes]]:
+    """Writes per-document scores; the file, still open, to be synced with the record of them."""
+    if trial.scores is None or trial.copied_from is not None:
         return
-    arrays: dict[str, Any] = {k: v for k, v in trial.scores.per_example.items() if v is not None}
-    path = _scores_path(folder, trial.number, trial.split)
-    part = path.with_suffix(".part")
-    with part.open("wb") as f:
-        named = {f"values{i}": v for i, v in enumerate(arrays.values())}
-        np.savez(f, names=np.array(list(arrays), dtype=np.str_), **named)
-        f.flush()
-        os.fsync(f.fileno())
-    part.replace(path)
+    arrays = _arrays(trial.scores)
+    if not arrays:
+        return
+    f = _scores_path(folder, trial.number, trial.split).open("wb")
+    named = {f"values{i}": v for i, v in enumerate(arrays.values())}
+    np.savez(f, names=np.array(list(arrays), dtype=np.str_), **named)
+    f.flush()
+    yield f
 
 
 def _read_scores(

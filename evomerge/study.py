@@ -212,9 +212,17 @@ class Study:
             self._observer.started(trial)
 
     def _collect(self) -> None:
+        """Stores what is finished, all of it at once, then tells it trial by trial.
+
+        A worker that was given up may answer after all: the first answer is the trial.
+        """
+        finished: dict[tuple[int, Split], Trial] = {}
         for trial in self._executor.collect():
-            del self._pending[trial.number, trial.split]
-            self._store.append(trial)
+            if (trial.number, trial.split) in self._pending:
+                finished.setdefault((trial.number, trial.split), trial)
+        self._store.append(*finished.values())
+        for key, trial in finished.items():
+            del self._pending[key]
             self._take(trial)
 
     def _take(self, trial: Trial, *, fresh: bool = True) -> None:

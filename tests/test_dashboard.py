@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from evomerge.executors.base import Job
-from evomerge.store import JOURNAL, TrialStore, _storage, open_run
+from evomerge.store import JOURNAL, TrialStore, open_run
 from evomerge.trial import Trial, TrialState
 from tests.fakes import AXES, OBJECTIVES, BoxSpace, FakeExecutor
 from tests.test_study import build, key, run
@@ -17,15 +17,19 @@ from tests.test_study import build, key, run
 dashboard = pytest.importorskip("optuna_dashboard")
 
 
+def _storage(folder: Path):
+    """As `optuna-dashboard RUN/journal.log` opens it."""
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    return JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
+
+
 class Browser:
     """Asks the dashboard's WSGI application, in this process and without a port."""
 
     def __init__(self, folder: Path) -> None:
-        from optuna.storages import JournalStorage
-        from optuna.storages.journal import JournalFileBackend
-
-        # as `optuna-dashboard RUN/journal.log` opens it
-        self._app = dashboard.wsgi(JournalStorage(JournalFileBackend(str(folder / JOURNAL))))
+        self._app = dashboard.wsgi(_storage(folder))
 
     def get(self, path: str) -> str:
         route, _, query = path.partition("?")

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import dataclasses
+import resource
+import signal
 import subprocess
 import sys
 import textwrap
@@ -184,7 +186,7 @@ def test_result_recorded_but_not_closed_is_finished(tmp_path, monkeypatch) -> No
     """Killed between the result and the end of the Optuna trial: nothing is evaluated again."""
     s = store(tmp_path)
     s.start(trial(0))
-    monkeypatch.setattr(s, "_tell", lambda *a: None)
+    monkeypatch.setattr(s, "_end", lambda *a: None)
     s.append(done(trial(0)))
     s.close()
     again = store(tmp_path)
@@ -193,6 +195,91 @@ def test_result_recorded_but_not_closed_is_finished(tmp_path, monkeypatch) -> No
     again.close()
     study = optuna.load_study(study_name="search", storage=_journal(tmp_path))
     assert study.trials[0].state == optuna.trial.TrialState.COMPLETE
+
+
+def test_a_group_is_one_write(tmp_path) -> None:
+    """Whatever part of it a kill leaves is a prefix in told order."""
+    s = store(tmp_path)
+    group = [done(trial(i)) for i in (2, 0, 1)]
+    for t in group:
+        s.start(trial(t.number))
+    before = (tmp_path / JOURNAL).stat().st_size
+    s.append(*group)
+    s.close()
+    data = (tmp_path / JOURNAL).read_bytes()
+    for size in range(before, len(data), 97):
+        (tmp_path / JOURNAL).write_bytes(data[:size])
+        again = store(tmp_path)
+        finished = [t for t in again.load() if t.finished]
+        again.close()
+        assert [t.number for t in finished] == [2, 0, 1][: len(finished)]
+
+
+def test_a_result_whose_scores_a_power_cut_took_is_cut_off(tmp_path) -> None:
+    """Records and scores are synced at the same time: either may come first."""
+    s = store(tmp_path)
+    for i in range(4):
+        s.start(trial(i))
+    s.append(done(trial(0)))
+    s.append(done(trial(1)), done(trial(2)), done(trial(3)))
+    s.close()
+    (tmp_path / "scores" / "00002-search.npz").write_bytes(b"")
+    again = store(tmp_path)
+    found = again.load()
+    assert [(t.number, t.finished) for t in found] == [
+        (0, True),
+        (1, True),
+        (2, False),
+        (3, False),
+    ]
+    again.append(done(trial(2)))
+    again.start(trial(4))
+    again.close()
+    for file in (tmp_path / "scores").iterdir():  # copied without its arrays: nothing is cut off
+        file.unlink()
+    assert [t.number for t in open_run(tmp_path).trials] == [0, 1, 2]
+    last = store(tmp_path)
+    assert sum(t.finished for t in last.load()) == 3
+    last.close()
+
+
+def test_a_full_disk_leaves_no_half_record(tmp_path, monkeypatch) -> None:
+    s = store(tmp_path)
+    s.append(done(trial(0)))
+    whole = (tmp_path / JOURNAL).read_bytes()
+    limit = len(whole) + 300
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        for attempt in (lambda: s.start(trial(1)), lambda: s.append(done(trial(1)))):
+            with pytest.raises(RunFolderError, match=r"cannot write to .*Free some space"):
+                attempt()
+            assert (tmp_path / JOURNAL).read_bytes() == whole
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+        signal.signal(signal.SIGXFSZ, old)
+    s.append(done(trial(1)))
+    s.close()
+    assert [t.number for t in open_run(tmp_path).trials] == [0, 1]
+
+
+def test_a_note_taken_while_it_runs_shifts_no_trial(tmp_path) -> None:
+    """Optuna's tools may append to the journal of a live run, trials of their own included."""
+    s = store(tmp_path)
+    s.append(done(trial(0)))
+    other = optuna.load_study(study_name="search", storage=_journal(tmp_path))
+    other.set_user_attr("note", "promising")
+    other._storage.create_new_trial(other._study_id)
+    s.start(trial(1))
+    s.append(done(trial(1)))
+    s.close()
+    study = optuna.load_study(study_name="search", storage=_journal(tmp_path))
+    assert [t.user_attrs.get("number") for t in study.trials] == [0, None, 1]
+    assert study.trials[2].state == optuna.trial.TrialState.COMPLETE
+    again = store(tmp_path)
+    assert [t.number for t in again.load()] == [0, 1]
+    again.close()
+    assert len(open_run(tmp_path).trials) == 2
 
 
 def test_optuna_sees_raw_values_and_real_parameters(tmp_path) -> None:
