@@ -120,7 +120,8 @@ class Scores:
         stderr: Objective name to the standard error of that value, >= 0 (NaN: not known).
         per_example: Objective name to a float32 array (n_split,) of signed per-document values in
             the split's document order, NaN where not asked; None for a corpus metric.
-        seconds: Where the time went: ``{"merge": s, "score": s}``.
+        seconds: Where the time went: ``{"merge": s, "score": s}``; empty where it went nowhere,
+            because the scores were found in the cache folder.
     """
 
     values: Mapping[str, float]

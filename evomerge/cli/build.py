@@ -29,7 +29,8 @@ Config = dict[str, Any]
 
 # Settings that change what a search costs or shows, never what it finds.
 NOT_SHAPING = (
-    "n_trials", "n_finalists", "executor", "device", "runs", "run_name", "run_dir", "hydra",
+    "n_trials", "n_finalists", "executor", "device", "score_cache", "runs", "run_name", "run_dir",
+    "hydra",
 )  # fmt: skip
 MODEL_KEYS = ("name", "base", "experts")
 _RUNTIME = {"problem", "objectives", "spec"}
@@ -77,6 +78,8 @@ def build_plan(config: Config) -> Plan:
     _integer(config, "n_trials", 1)
     _integer(config, "n_finalists", 1)
     _check_device(str(config["device"]), str(config["dtype"]))
+    if not isinstance(config["score_cache"], bool):
+        raise ConfigError(f"score_cache: expected true or false, got {config['score_cache']!r}.")
     objectives = parse_objectives(config.get("objective") or {})
     spec = space_spec(config)
     models = config.get("models") or {}

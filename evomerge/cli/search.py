@@ -221,7 +221,7 @@ def run_one(
             view.say("this search is finished; --extend N adds trials")
             _report(open_run(folder), view, finished=True)
             return folder
-        executor = build_component("executor", plain["executor"], spec=_worker_spec(plan))
+        executor = build_component("executor", plain["executor"], spec=_worker_spec(plan, dry=dry))
         try:
             study = Study(
                 space=plan.space,
@@ -266,7 +266,7 @@ def _say_note(plan: Plan, view: LiveView) -> None:
         view.say(note)
 
 
-def _worker_spec(plan: Plan) -> Any:
+def _worker_spec(plan: Plan, *, dry: bool) -> Any:
     from evomerge.executors.worker import WorkerSpec
 
     return WorkerSpec(
@@ -275,6 +275,7 @@ def _worker_spec(plan: Plan) -> Any:
         device=plan.config["device"],
         dtype=plan.config["dtype"],
         trust_remote_code=plan.config["trust_remote_code"],
+        score_cache=plan.config["score_cache"] and not dry,  # a dry run is there to take times
     )
 
 

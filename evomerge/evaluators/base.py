@@ -18,6 +18,10 @@ class Evaluator(Protocol):
     An evaluator is built and checked in the driver, then pickled to the workers: whatever
     :meth:`prepare` builds must stay out of the pickle.
 
+    An evaluator may have ``scores_depend_on(split) -> Mapping | None``: plain data that changes
+    whenever its scores of the same weights on that split could. Then no weights are scored twice
+    (:mod:`evomerge.score_cache`); without it, or where it returns None, every time.
+
     Attributes:
         objectives: What it scores, searched and merely reported ones.
     """

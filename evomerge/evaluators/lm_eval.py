@@ -235,6 +235,16 @@ class LmEval:
             },
         }
 
+    def scores_depend_on(self, split: Split) -> Mapping[str, Any]:
+        """The fingerprint without other splits' documents and objectives not scored on this."""
+        asked = self._asked(split)
+        whole = self.fingerprint()
+        tasks = {name: whole["tasks"][name] for name in sorted({o.task for o in asked})}
+        return whole | {
+            "objectives": [[o.name, o.task, o.metric, o.filter, o.direction] for o in asked],
+            "tasks": {name: [data["config"], data[split]] for name, data in tasks.items()},
+        }
+
     def write_samples(self, folder: str | Path) -> dict[Split, Path]:
         """Writes ``samples-<split>.json`` for every split with documents.
 

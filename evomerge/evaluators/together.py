@@ -63,6 +63,17 @@ class Together:
         """What all of them depend on."""
         return {k: v for e in self._all for k, v in e.fingerprint().items()}
 
+    def scores_depend_on(self, split: Split) -> Mapping[str, Any] | None:
+        """What the scores of all of them depend on; None where one of them does not say."""
+        found: dict[str, Any] = {"objectives": [o.name for o in self.objectives]}
+        for evaluator in self._all:
+            say = getattr(evaluator, "scores_depend_on", None)
+            said = say(split) if say is not None else None
+            if said is None:
+                return None
+            found[type(evaluator).__name__] = said
+        return found
+
     def write_samples(self, folder: str | Path) -> dict[Split, Path]:
         """As the main evaluator does; nothing where it cannot."""
         write = getattr(self._main, "write_samples", None)

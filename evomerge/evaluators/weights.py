@@ -121,6 +121,12 @@ class Weights:
         """Which metrics are read."""
         return {"weights": [[o.name, o.metric, o.guides] for o in self.objectives]}
 
+    def scores_depend_on(self, split: Split) -> Mapping[str, Any]:
+        """The base, and which metrics are read on a split."""
+        assert self._pool.base is not None  # noqa: S101 - checked when built
+        asked = [[o.name, o.metric] for o in self.objectives if o.guides or split == "test"]
+        return {"weights": asked, "base": self._pool.base.content}
+
 
 def _norm(parts: Any) -> float:
     """Frobenius norm of all parts together; one synchronisation on a GPU."""

@@ -6,12 +6,16 @@ import dataclasses
 import time
 import traceback
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from evomerge.evaluators.base import Evaluator
 from evomerge.executors.base import Job
 from evomerge.experts import ExpertPool
 from evomerge.recipe import Recipe
 from evomerge.trial import Scores, Trial, TrialState
+
+if TYPE_CHECKING:
+    from evomerge.score_cache import ScoreCache
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +29,7 @@ class WorkerSpec:
         dtype: dtype of the live model: ``"auto"``, ``"float32"``, ``"bfloat16"``, ``"float16"``.
         threads: torch threads; None leaves torch's own choice.
         trust_remote_code: Passed to transformers.
+        score_cache: Whether scores are looked up in the cache folder, and kept there.
     """
 
     pool: ExpertPool
@@ -33,6 +38,7 @@ class WorkerSpec:
     dtype: str = "auto"
     threads: int | None = None
     trust_remote_code: bool = False
+    score_cache: bool = True
 
 
 class Worker:
@@ -62,12 +68,21 @@ class Worker:
         self._evaluator = spec.evaluator
         self._evaluator.prepare(self._live.model, self._live.tokenizer)
         self._mergers: dict[tuple[str, str], Merger] = {}
+        self._known = self._score_cache() if spec.score_cache else None
 
     def run(self, job: Job) -> Trial:
-        """Runs one job; an exception makes a FAILED trial with its traceback."""
+        """Runs one job; an exception makes a FAILED trial with its traceback.
+
+        A recipe that was scored before, in this run or another, is neither merged nor scored.
+        """
         trial = job.trial
         try:
-            return dataclasses.replace(trial, state=TrialState.COMPLETE, scores=self._score(trial))
+            found = self._known.find(trial.recipe, trial.split) if self._known else None
+            scores = found or self._score(trial)
+            done = dataclasses.replace(trial, state=TrialState.COMPLETE, scores=scores)
+            if self._known and not found and done.state is TrialState.COMPLETE:  # a whole split
+                self._known.add(trial.recipe, trial.split, scores)
+            return done
         except Exception:  # noqa: BLE001 - failure is data
             return dataclasses.replace(
                 trial, state=TrialState.FAILED, error=traceback.format_exc(limit=-8)
@@ -84,6 +99,22 @@ class Worker:
         except RuntimeError:
             return False
         return True
+
+    def _score_cache(self) -> ScoreCache | None:
+        """Where scores of the same recipes lie; None where the evaluator does not say enough."""
+        from evomerge.checkpoint import cache_folder
+        from evomerge.score_cache import ScoreCache, side_files_hash
+
+        depends_on = getattr(self._evaluator, "scores_depend_on", None)
+        if depends_on is None:
+            return None
+        anchor = self._spec.pool.anchor
+        model = {
+            "anchor": [anchor.content, side_files_hash(anchor.folder)],
+            "dtype": str(self._live.model.dtype),
+            "device": self._live.device.type,
+        }
+        return ScoreCache(cache_folder(), depends_on, model)
 
     def _score(self, trial: Trial) -> Scores:
         start = time.perf_counter()

@@ -167,7 +167,7 @@ class LiveView:
         spent = [
             sum(t.scores.seconds.get(k, 0.0) for k in ("merge", "score"))
             for t in self._told
-            if t.scores and t.kind == "reference" and t.split == "search"
+            if t.scores and t.scores.seconds and t.kind == "reference" and t.split == "search"
         ]
         if not spent:
             return

@@ -257,6 +257,9 @@ def time_table(run: Run) -> Table:
         )
         body.append(Row(cells))
     note = "Time of the workers, added up; the clock on the wall ran less where several worked."
+    found = [t for t in run.trials if t.scores and t.copied_from is None and not t.scores.seconds]
+    if found:
+        note += f" {len(found)} trials took none: their scores were found in the cache folder."
     return Table("time", "Time spent", note, columns, tuple(body))
 
 

@@ -169,6 +169,22 @@ def test_fingerprint(task_folder, tmp_path):
     assert same != build(moved, objectives).fingerprint()
 
 
+def test_scores_depend_on_one_split(task_folder):
+    """Other splits' documents and objectives that are not scored do not count; the rest does."""
+    base = build(task_folder)
+    search = base.scores_depend_on("search")
+    assert str(task_folder) not in json.dumps(search)
+    assert search != base.scores_depend_on("select")
+    less = build(task_folder, splits=SPLITS | {"test": 9})
+    assert search == less.scores_depend_on("search")
+    assert base.scores_depend_on("test") != less.scores_depend_on("test")
+    guiding = [o for o in OBJECTIVES if o.guides]
+    assert search == build(task_folder, guiding).scores_depend_on("search")
+    assert search != build(task_folder, guiding[1:]).scores_depend_on("search")
+    for change in ({"num_fewshot": 1}, {"split_seed": 5}, {"gen_kwargs": {"max_gen_toks": 9}}):
+        assert search != build(task_folder, **change).scores_depend_on("search")
+
+
 def test_stock_command(evaluator, tmp_path):
     files = evaluator.write_samples(tmp_path)
     (line,) = evaluator.stock_command("/m/a b", "search", files["search"])

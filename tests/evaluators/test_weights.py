@@ -15,6 +15,7 @@ from evomerge.experts import ExpertPool
 from evomerge.materialize import LiveModel, Merger
 from evomerge.space import SearchSpace
 from evomerge.trial import Objective
+from tests.executors.probe import Probe
 
 from .toys import build
 
@@ -109,4 +110,6 @@ def test_together_scores_everything_in_declared_order(task_folder, pool, device,
     assert list(scores.values) == ["strict", "far", "length"]
     assert both.documents("search") == {"strict": 11, "length": 11}
     assert {"tasks", "weights"} <= both.fingerprint().keys()
+    assert {"LmEval", "Weights"} <= both.scores_depend_on("search").keys()
+    assert Together(main, [Probe(task_folder)], tasks).scores_depend_on("search") is None
     assert "toy_generate" in both.stock_command("m", "search")[0]

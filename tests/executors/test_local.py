@@ -61,3 +61,35 @@ def test_close_drops_what_is_queued(pool, trials, tmp_path) -> None:
 def test_threads_are_checked(pool, tmp_path) -> None:
     with pytest.raises(ConfigError, match=r"executor\.threads"):
         LocalExecutor(WorkerSpec(pool, Probe(tmp_path)), threads=0)
+
+
+class Remembered(Probe):
+    """A Probe that says what its scores depend on."""
+
+    def scores_depend_on(self, split) -> dict[str, str]:
+        return {"probe": str(self.folder), "split": split}
+
+
+def _run(pool, probe, trial, **settings):
+    executor = LocalExecutor(WorkerSpec(pool, probe, **settings))
+    executor.submit(Job(trial))
+    return executor.collect()[0]
+
+
+def test_a_recipe_that_was_scored_before_is_not_scored_again(pool, trials, tmp_path) -> None:
+    first = _run(pool, Remembered(tmp_path), trials[0])
+    again = _run(pool, Remembered(tmp_path), trials[0])
+    fresh = _run(pool, Remembered(tmp_path), trials[0], score_cache=False)
+    _run(pool, Remembered(tmp_path), trials[0], dtype="bfloat16")  # other weights: evaluated
+    n_evaluated = len((tmp_path / trials[0].recipe.id).read_text().split())
+    assert n_evaluated == 3  # all but `again`
+    assert again.state is TrialState.COMPLETE
+    assert not again.scores.seconds
+    assert first.scores.values == again.scores.values == fresh.scores.values
+
+
+def test_what_failed_is_tried_again(pool, trials, tmp_path) -> None:
+    deeds = {trials[0].recipe.id: "once-raise"}
+    states = [_run(pool, Remembered(tmp_path, deeds), trials[0]).state for _ in range(3)]
+    assert states == [TrialState.FAILED, TrialState.COMPLETE, TrialState.COMPLETE]
+    assert len((tmp_path / trials[0].recipe.id).read_text().split()) == 2
