@@ -54,11 +54,11 @@ def measure(
     seconds: dict[str, list[float]] = {"own": [], "stock": [], "forward": []}
     for _ in range(repeats):
         inside.clear()
-        seconds["own"].append(_timed(lambda: live.answer(model, encoded)))
+        seconds["own"].append(_timed(lambda: live.answer(model, encoded))[0])
         seconds["forward"].append(sum(inside))
         passes = len(inside)
-        texts: list[str] = []
-        seconds["stock"].append(_timed(lambda: texts.extend(live.lm.generate_until(asked, True))))
+        stock_seconds, texts = _timed(lambda: live.lm.generate_until(asked, disable_tqdm=True))
+        seconds["stock"].append(stock_seconds)
     own, forward, stock = (seconds[k] for k in ("own", "forward", "stock"))
     return {
         "prompts": len(group.prompts),
@@ -77,11 +77,11 @@ def _ratio(a: list[float], b: list[float]) -> float:
     return round(statistics.median(x / y for x, y in zip(a, b, strict=True)), 3)
 
 
-def _timed(work: Callable[[], Any]) -> float:
+def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
     with lean(), torch.inference_mode():
         start = CLOCK()
-        work()
-        return CLOCK() - start
+        result = work()
+        return CLOCK() - start, result
 
 
 def _forward_clock(model: Any) -> list[float]:

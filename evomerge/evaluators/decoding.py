@@ -19,8 +19,8 @@ from transformers.cache_utils import Cache, DynamicLayer
 Prompt = tuple[int, ...]
 
 COMPACT_BELOW = 0.75
-"""Share of rows still in use below which the others are thrown out: as costly as one step of a
-``DynamicCache``, and it saves a quarter of all further steps."""
+"""Share of rows still in use below which the others are thrown out. To copy the rest costs about
+as much as one step for them, so it must also save that in the steps that may be left."""
 
 
 class _Layer(DynamicLayer):  # type: ignore[no-untyped-call]
@@ -40,7 +40,7 @@ class _Layer(DynamicLayer):  # type: ignore[no-untyped-call]
         self.rows, self.first, self.n = slice(None), 0, 0
 
     def reserve(self, like: Sequence[torch.Tensor]) -> None:
-        """Reserves the memory; zeros where padding is read, with weight zero, but never written."""
+        """Reserves the memory. Padding is read, with weight zero, but not written: zeros."""
         n_rows, n_columns = self._size
         self.room = [t.new_empty(n_rows, t.shape[1], n_columns, t.shape[3]) for t in like]
         for t in self.room:
@@ -136,32 +136,25 @@ class Greedy:
         Raises:
             FloatingPointError: When logits are not finite.
         """
-        rests = [prompt[n_shared:] for prompt in prompts]
-        width = n_shared + len(rests[0])
-        padding = slice(n_shared, width - len(rests[-1]))
-        cache = _Columns(self._n_layers, len(prompts), width + n_new, padding)
-        if n_shared:
-            cache.begin(self._beginning(prompts[0][:n_shared]), n_shared)
-        mask = torch.ones(len(prompts), width + n_new, dtype=torch.long)
-        for row, rest in enumerate(rests):
-            mask[row, n_shared : width - len(rest)] = 0
-        mask = mask.to(self._device)
-        tokens = self._read(rests, cache, mask, n_shared, width)
-        answers: list[list[int]] = [[] for _ in prompts]
-        rows = list(range(len(prompts)))  # answer that each row of the batch belongs to; -1: none
-        positions = torch.tensor([len(prompt) for prompt in prompts], device=self._device)
+        tokens, mask, cache = self._read(prompts, n_shared, n_new)
+        width = mask.shape[1] - n_new
         padded = bool((mask == 0).any())
-        cache.focus(slice(None), 0, width)
+        positions = torch.tensor([len(prompt) for prompt in prompts], device=self._device)
+        answers: list[list[int]] = [[] for _ in prompts]
+        rows = list(range(len(prompts)))  # the answer that each row of the batch is; -1: ended
         for step in range(n_new):
-            for at, (row, token) in enumerate(zip(rows, tokens.tolist(), strict=True)):
-                if row >= 0:
-                    answers[row].append(token)
-                    if ended(answers[row]):
+            for at, token in enumerate(tokens.tolist()):
+                if rows[at] >= 0:
+                    answer = answers[rows[at]]
+                    answer.append(token)
+                    if ended(answer):
                         rows[at] = -1
             live = [at for at, row in enumerate(rows) if row >= 0]
-            if not live or step == n_new - 1:
+            left = n_new - step - 1
+            if not live or not left:
                 break
-            if len(live) <= COMPACT_BELOW * len(rows):
+            saved = (len(rows) - len(live)) * left
+            if len(live) <= COMPACT_BELOW * len(rows) and saved > len(live):
                 kept = torch.tensor(live, device=self._device)
                 rows = [rows[at] for at in live]
                 tokens, positions, mask = tokens[kept], positions[kept], mask[kept]
@@ -183,14 +176,24 @@ class Greedy:
         return self._prefix[1]
 
     def _read(
-        self,
-        rests: Sequence[Prompt],
-        cache: _Columns,
-        mask: torch.Tensor,
-        n_shared: int,
-        width: int,
-    ) -> torch.Tensor:
-        """(B,) first tokens: reads the prompts, some rows at a time."""
+        self, prompts: Sequence[Prompt], n_shared: int, n_new: int
+    ) -> tuple[torch.Tensor, torch.Tensor, _Columns]:
+        """Reads the prompts, some rows at a time.
+
+        Returns:
+            (B,) first tokens of the answers, (B, columns) whether a column is none of padding,
+            and the keys and values.
+        """
+        rests = [prompt[n_shared:] for prompt in prompts]
+        width = len(prompts[0])
+        mask = torch.ones(len(prompts), width + n_new, dtype=torch.long)
+        for row, rest in enumerate(rests):
+            mask[row, n_shared : width - len(rest)] = 0
+        mask = mask.to(self._device)
+        padding = slice(n_shared, width - len(rests[-1]))
+        cache = _Columns(self._n_layers, len(prompts), width + n_new, padding)
+        if n_shared:
+            cache.begin(self._beginning(prompts[0][:n_shared]), n_shared)
         tokens: list[torch.Tensor] = []
         start = 0
         while start < len(rests):
@@ -199,7 +202,7 @@ class Greedy:
             inputs = torch.zeros(end - start, longest, dtype=torch.long)
             for row, rest in enumerate(rests[start:end]):
                 inputs[row, longest - len(rest) :] = torch.tensor(rest)
-            first = 0 if n_shared else width - longest  # no need to look at columns of padding
+            first = 0 if n_shared else width - longest  # columns that are padding for all of them
             cache.focus(slice(start, end), first, width - longest)
             seen = mask[start:end, first:width]
             positions = (seen.cumsum(-1) - 1).clamp(min=0)[:, -longest:]
@@ -210,7 +213,8 @@ class Greedy:
             _check(torch.isfinite(logits))
             tokens.append(_most_likely(logits))
             start = end
-        return torch.cat(tokens)
+        cache.focus(slice(None), 0, width)
+        return torch.cat(tokens), mask, cache
 
     def _forward(
         self,

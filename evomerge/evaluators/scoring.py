@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import inspect
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from evomerge.errors import TaskError
+from evomerge.evaluators.answers import measure
 from evomerge.evaluators.batches import Batch, pack
 from evomerge.evaluators.generation import Generations, Generator
 
@@ -77,6 +79,9 @@ class LiveModel:
             # `loglikelihood` encodes and then calls this: so it returns the encoded requests.
             self.lm._loglikelihood_tokens = lambda requests, **_: requests
         self._generator = Generator(self.lm, batch_size)
+        self._length = functools.lru_cache(2**16)(
+            lambda text: len(self.lm.tok_encode(text, add_special_tokens=False))
+        )
         self._sliced = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._vocabulary = int(model.config.get_text_config().vocab_size)
 
@@ -137,9 +142,9 @@ class LiveModel:
             instance.resps = [answer] * (instance.repeats or 1)
         self._generator.answer(model, requests.generations)
 
-    def length(self, text: str) -> int:
-        """Number of tokens in an answer."""
-        return len(self.lm.tok_encode(text, add_special_tokens=False))
+    def measure(self, metrics: Collection[str], instances: Sequence[Any]) -> dict[str, float]:
+        """Measures one document's answers; see :func:`evomerge.evaluators.answers.measure`."""
+        return measure(metrics, instances, self._length, self._vocabulary)
 
     def _likelihoods(
         self, model: PreTrainedModel, requests: Requests
