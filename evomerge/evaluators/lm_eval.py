@@ -9,6 +9,7 @@ metrics are left. lm-eval's own caches are not used: they do not know that the w
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.metadata
 import json
 import time
@@ -28,7 +29,6 @@ from evomerge.evaluators.requests import (
 )
 from evomerge.evaluators.splits import check_sizes
 from evomerge.evaluators.tasks import (
-    OUTPUT_TOKENS,
     check_objective,
     find_tasks,
     include_folders,
@@ -56,8 +56,9 @@ class _Built:
 class LmEval:
     """Scores objectives that are metrics of lm-eval tasks.
 
-    Beside a task's own metrics, ``output_tokens`` is the mean length in tokens of a generating
-    task's answers (before filters), the price of a chain of thought.
+    Beside a task's own metrics there are ``output_tokens``, the mean length of a generating task's
+    answers (before filters), and ``collapse``, the share of documents whose answer looks like a
+    broken model's (see :mod:`evomerge.evaluators.answers`).
 
     Documents of each task are dealt to search, select and test by a hash of their content (see
     :mod:`evomerge.evaluators.splits`; equal documents stay together). Within a split they keep
@@ -201,9 +202,9 @@ class LmEval:
             results: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
             for name, instances in built.instances.items():
                 filters = {o.filter for o in asked if o.task == name}
-                counted = any(o.task == name and o.metric == OUTPUT_TOKENS for o in asked)
-                length = self._live.length if counted else None
-                rows = process(self._tasks[name], instances, filters, length)
+                metrics = {o.metric for o in asked if o.task == name}
+                measured = functools.partial(self._live.measure, metrics)
+                rows = process(self._tasks[name], instances, filters, measured)
                 results |= {(name, key): value for key, value in rows.items()}
             aggregations = {name: self._tasks[name].aggregation() for name in built.instances}
             scores = scores_from(asked, results, aggregations)
@@ -240,7 +241,8 @@ class LmEval:
         asked = self._asked(split)
         whole = self.fingerprint()
         tasks = {name: whole["tasks"][name] for name in sorted({o.task for o in asked})}
-        return whole | {
+        return {
+            **whole,
             "objectives": [[o.name, o.task, o.metric, o.filter, o.direction] for o in asked],
             "tasks": {name: [data["config"], data[split]] for name, data in tasks.items()},
         }

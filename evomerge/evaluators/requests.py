@@ -14,7 +14,7 @@ from typing import Any
 from evomerge.errors import TaskError
 from evomerge.evaluators.options import Options
 from evomerge.evaluators.splits import Sizes, assign, content_hash, digest
-from evomerge.evaluators.tasks import OUTPUT_TOKENS, TaskSource, lean
+from evomerge.evaluators.tasks import TaskSource, lean
 from evomerge.trial import SPLITS, Split
 
 
@@ -88,7 +88,7 @@ def process(
     task: Any,
     instances: Sequence[Any],
     filters: Collection[str],
-    length: Callable[[str], int] | None = None,
+    measured: Callable[[Sequence[Any]], Mapping[str, float]] | None = None,
 ) -> dict[str, list[Mapping[str, Any]]]:
     """Filters the answers in ``instances`` and scores each document.
 
@@ -96,7 +96,7 @@ def process(
         task: The lm-eval task.
         instances: From :func:`build_requests`, with answers in ``resps``.
         filters: Names of the filters that are wanted.
-        length: Counts the tokens of an answer; given, rows hold :data:`OUTPUT_TOKENS` too.
+        measured: Gives further metrics from all instances of one document.
 
     Returns:
         Filter to one mapping of metric to score per document, in the order of the documents.
@@ -107,15 +107,11 @@ def process(
     for instance in instances:
         by_document.setdefault(instance.doc_id, []).append(instance)
     groups = [sorted(by_document[k], key=lambda i: i.idx) for k in sorted(by_document)]
-    lengths: list[dict[str, float]] = [{} for _ in groups]
-    if length is not None:
-        for row, group in zip(lengths, groups, strict=True):
-            counts = [length(text) for instance in group for text in instance.resps]
-            row[OUTPUT_TOKENS] = sum(counts) / len(counts)
+    rows = [{} if measured is None else measured(group) for group in groups]
     return {
         name: [
             task.process_results(group[0].doc, [i.filtered_resps[name] for i in group]) | row
-            for group, row in zip(groups, lengths, strict=True)
+            for group, row in zip(groups, rows, strict=True)
         ]
         for name in filters
     }

@@ -11,22 +11,21 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import inspect
-from collections.abc import Sequence
+import functools
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from evomerge.errors import TaskError
-from evomerge.evaluators.batches import Batch, Packing, tokens_per_batch
+from evomerge.evaluators.answers import measure
+from evomerge.evaluators.batches import Batch, Packing
+from evomerge.evaluators.generation import Generations, Generator
 from evomerge.evaluators.likelihoods import Likelihoods
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-SAMPLING_SEED = 1234
-"""lm-eval's default torch seed: every candidate draws the same random numbers."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,16 +35,12 @@ class Requests:
     Attributes:
         likelihoods: Instances whose answer is a log-likelihood; a batch's slots index them.
         batches: Their forward passes.
-        generations: Instances whose answer is generated text.
-        probe: (1, L) input ids of one generation prompt, to notice broken weights; or None.
-        generation_batch_size: Prompts per generation.
+        generations: What is answered by generated text, encoded.
     """
 
     likelihoods: list[Any]
     batches: list[Batch]
-    generations: list[Any]
-    probe: torch.Tensor | None
-    generation_batch_size: int
+    generations: Generations
 
 
 class LiveModel:
@@ -81,10 +76,13 @@ class LiveModel:
         if self._causal:
             # `loglikelihood` encodes and then calls this: so it returns the encoded requests.
             self.lm._loglikelihood_tokens = lambda requests, **_: requests
-        self._sliced = "logits_to_keep" in inspect.signature(model.forward).parameters
-        vocabulary = int(model.config.get_text_config().vocab_size)
+        self._generator = Generator(self.lm, batch_size)
+        self._length = functools.lru_cache(2**16)(
+            lambda text: len(self.lm.tok_encode(text, add_special_tokens=False))
+        )
+        self._vocabulary = int(model.config.get_text_config().vocab_size)
         self._scorer = Likelihoods(
-            model, Packing(self.lm.max_length, batch_size, self.lm.device, vocabulary)
+            model, Packing(self.lm.max_length, batch_size, self.lm.device, self._vocabulary)
         )
 
     def encode(self, instances: Sequence[Any]) -> Requests:
@@ -113,14 +111,9 @@ class LiveModel:
             encoded = [(slot, *request[1:]) for slot, request in enumerate(asked)]
             for slot, instance in enumerate(rolling, start=len(pairs)):
                 encoded += [(slot, *window) for window in self._windows(instance.args[0])]
-        probe, n_prompts = None, 1
-        if generations:
-            ids, _ = self.lm.tok_batch_encode([generations[0].args[0]])
-            probe = ids[:, -self.lm.max_length :].to(self.lm.device)
-            n_prompts = self._prompts_per_batch(generations)
         with torch.inference_mode():
             batches = self._scorer.pack(self.lm.model, encoded)
-        return Requests([*pairs, *rolling], batches, generations, probe, n_prompts)
+        return Requests([*pairs, *rolling], batches, self._generator.encode(generations))
 
     def answer(self, model: PreTrainedModel, requests: Requests) -> None:
         """Puts the model's answers into the instances, in place of earlier ones.
@@ -133,7 +126,7 @@ class LiveModel:
             FloatingPointError: When the model's outputs are not numbers.
         """
         self.lm._model = model
-        for instance in (*requests.likelihoods, *requests.generations):
+        for instance in (*requests.likelihoods, *requests.generations.instances):
             instance.resps = []
             instance.filtered_resps = {}
         totals, greedy = self._likelihoods(model, requests)
@@ -146,12 +139,11 @@ class LiveModel:
             rolling = instance.request_type == "loglikelihood_rolling"
             answer = float(total) if rolling else (float(total), bool(exact))
             instance.resps = [answer] * (instance.repeats or 1)
-        if requests.generations:
-            self._generate(model, requests)
+        self._generator.answer(model, requests.generations)
 
-    def length(self, text: str) -> int:
-        """Number of tokens in an answer."""
-        return len(self.lm.tok_encode(text, add_special_tokens=False))
+    def measure(self, metrics: Collection[str], instances: Sequence[Any]) -> dict[str, float]:
+        """Measures one document's answers; see :func:`evomerge.evaluators.answers.measure`."""
+        return measure(metrics, instances, self._length, self._vocabulary)
 
     def _likelihoods(
         self, model: PreTrainedModel, requests: Requests
@@ -182,25 +174,6 @@ class LiveModel:
                 )
         return totals, greedy
 
-    def _generate(self, model: PreTrainedModel, requests: Requests) -> None:
-        """Generates with lm-eval's own loop."""
-        assert requests.probe is not None  # noqa: S101 - there are generations
-        given: dict[str, Any] = {"logits_to_keep": 1} if self._sliced else {}
-        if not self._causal:
-            given["decoder_input_ids"] = requests.probe
-        if not bool(torch.isfinite(model(input_ids=requests.probe, **given).logits[:, -1]).all()):
-            raise FloatingPointError(
-                "the merged model's logits are not finite: its weights overflowed."
-            )
-        self.lm.batch_size_per_gpu = requests.generation_batch_size
-        repeated = [i for i in requests.generations for _ in range(i.repeats or 1)]
-        device = self.lm.device
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(SAMPLING_SEED)
-            texts = self.lm.generate_until(repeated, disable_tqdm=True)
-        for instance, text in zip(repeated, texts, strict=True):
-            instance.resps.append(text)
-
     def _windows(self, text: str) -> list[tuple[list[int], list[int]]]:
         """The rolling windows of a text, as ``HFLM.loglikelihood_rolling`` makes them."""
         from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
@@ -212,12 +185,3 @@ class LiveModel:
             context_len=1,
         )
         return [make_disjoint_window(window) for window in windows]
-
-    def _prompts_per_batch(self, generations: Sequence[Any]) -> int:
-        """Prompts that are generated from at a time."""
-        if not isinstance(self.batch_size, str):
-            return self.batch_size
-        longest = max(len(self.lm.tok_encode(i.args[0])) for i in generations)
-        new = max(int(i.args[1].get("max_gen_toks", self.lm.max_gen_toks)) for i in generations)
-        budget = tokens_per_batch(self.lm.device)
-        return max(1, budget // min(longest + new, int(self.lm.max_length)))

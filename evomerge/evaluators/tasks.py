@@ -18,11 +18,9 @@ from typing import Any
 import yaml
 
 from evomerge.errors import ConfigError, TaskError, unknown_name
+from evomerge.evaluators.answers import COLLAPSE, OUTPUT_TOKENS, beside
 from evomerge.evaluators.options import Options
 from evomerge.trial import Objective
-
-OUTPUT_TOKENS = "output_tokens"
-"""Metric of every generating task: the mean number of tokens in the model's answers."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,8 +177,8 @@ def check_objective(objective: Objective, task: Any) -> None:
         ConfigError: For a direction that contradicts the task.
     """
     where = f"objective {objective.name!r}, task {objective.task!r}:"
-    generates = task.get_config("output_type") == "generate_until"
-    known = [*task.aggregation(), *([OUTPUT_TOKENS] if generates else [])]
+    measured = beside(task.get_config("output_type"))
+    known = [*task.aggregation(), *measured]
     configured = task.get_config("metric_list") or []
     open_ended = any(callable(m.get("metric")) or m.get("hf_evaluate") for m in configured)
     if objective.metric not in known and (not open_ended or objective.metric == OUTPUT_TOKENS):
@@ -188,7 +186,7 @@ def check_objective(objective: Objective, task: Any) -> None:
     filters = [f.name for f in getattr(task, "_filters", [])] or ["none"]
     if objective.filter not in filters:
         raise unknown_name("filter", objective.filter, filters, f"({where[:-1]})")
-    higher = task.higher_is_better().get(objective.metric)
+    higher = (task.higher_is_better() | {COLLAPSE: False}).get(objective.metric)
     if higher is not None and bool(higher) != (objective.direction == "maximize"):
         raise ConfigError(
             f"{where} its metric {objective.metric!r} is better when "

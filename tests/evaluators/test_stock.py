@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
@@ -19,7 +20,7 @@ def stock(model, tokenizer, task_folder, evaluator, split, monkeypatch, **settin
     monkeypatch.setattr(lm_eval.evaluator, "add_env_info", lambda results: None)
     samples = evaluator.samples(split)
     return lm_eval.evaluator.simple_evaluate(
-        model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=3),
+        model=HFLM(pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=3),
         tasks=list(samples),
         samples=samples,
         task_manager=TaskManager(include_path=str(task_folder), include_defaults=False),

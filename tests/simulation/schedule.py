@@ -188,7 +188,7 @@ def _sit(plan: Plan, witness: Witness, folder: Path, *, alive: bool) -> bool:
         assert not alive, "died without a reason"
         return False
     except StudyError as e:
-        assert "all failed" in str(e)
+        assert "all failed" in str(e)  # noqa: PT017
         assert plan.faults.poisons
         return True  # hopeless, and said so
     finally:

@@ -1,0 +1,339 @@
+"""Generated answers: prompts encoded once, and per candidate little more than forward passes.
+
+What is plain greedy decoding, by far the most of what tasks ask, goes through a loop of its own
+(:mod:`evomerge.evaluators.decoding`), which gives the answers that ``HFLM.generate_until`` gives
+with a batch size of 1. (With larger batches lm-eval goes on generating until all rows have met the
+same stop, and so may keep text behind a stop that is a special token.) Everything else, sampling,
+beams, penalties, encoder-decoders, state-space models, code from the Hub, goes through
+``HFLM.generate_until`` itself, seeded.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import DynamicCache, GenerationMixin
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.generation.configuration_utils import GenerationMode
+
+from evomerge.errors import TaskError
+from evomerge.evaluators.batches import tokens_per_batch
+from evomerge.evaluators.decoding import Greedy, Prompt
+from evomerge.evaluators.memory import Portions
+from evomerge.evaluators.stops import Stops
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+SAMPLING_SEED = 1234
+"""lm-eval's default torch seed: every candidate draws the same random numbers."""
+
+CACHE_BYTES = {"cpu": 2**29, "cuda": 2**33}
+"""Keys and values of one batch under ``batch_size="auto"``, by device type."""
+
+MOST_ROWS = 256
+"""Prompts of one batch under ``batch_size="auto"``: more do not make a step cheaper per row."""
+
+SHORTEST_SHARED = 16
+"""Tokens that all prompts must begin with to be read once, by a forward pass of their own."""
+
+_MACHINERY = (
+    "generate",
+    "_sample",
+    "_prefill",
+    "prepare_inputs_for_generation",
+    "_update_model_kwargs_for_generation",
+    "_prepare_cache_for_generation",
+    "_prepare_position_ids_for_generation",
+)
+"""What a model class must have from transformers unchanged for the loop here to be the same."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Prompts of one task, to be continued greedily by the same rules.
+
+    Attributes:
+        prompts: Distinct token ids, longest first.
+        instances: Per prompt, the instances that ask it.
+        n_shared: Tokens that all prompts begin with and that are read once; 0 for none.
+        n_new: Most tokens per answer.
+        n_rows: Prompts per batch.
+        stops: What ends an answer.
+    """
+
+    prompts: tuple[Prompt, ...]
+    instances: tuple[tuple[Any, ...], ...]
+    n_shared: int
+    n_new: int
+    n_rows: int
+    stops: Stops
+
+
+@dataclasses.dataclass(frozen=True)
+class Generations:
+    """The generating requests of one split.
+
+    Attributes:
+        groups: Those that are decoded here.
+        others: Instances that are answered by ``HFLM.generate_until``.
+        probe: (1, L) input ids of one of those, to notice broken weights; None without any.
+        n_rows: Prompts per generation of ``HFLM``.
+    """
+
+    groups: tuple[Group, ...]
+    others: tuple[Any, ...]
+    probe: torch.Tensor | None
+    n_rows: int
+
+    @property
+    def instances(self) -> list[Any]:
+        """All of them."""
+        asked = (i for group in self.groups for askers in group.instances for i in askers)
+        return [*asked, *self.others]
+
+
+class Generator:
+    """Answers generating requests with a resident model.
+
+    Args:
+        lm: lm-eval's view of the model.
+        batch_size: Prompts per batch, or ``"auto"``: by memory.
+    """
+
+    def __init__(self, lm: Any, batch_size: int | str) -> None:
+        self._lm, self._batch_size = lm, batch_size
+        self._n_layers = _layers_of(lm)
+        self._portions = Portions()
+
+    def encode(self, instances: Sequence[Any]) -> Generations:
+        """Encodes requests once for all candidates.
+
+        Args:
+            instances: lm-eval instances of type ``generate_until``.
+
+        Returns:
+            What :meth:`answer` takes.
+
+        Raises:
+            TaskError: When an answer would leave no room for its prompt.
+        """
+        alike: dict[tuple[str | None, str], list[Any]] = {}
+        for instance in instances:
+            rules = json.dumps(instance.args[1], sort_keys=True, default=repr)
+            alike.setdefault((instance.task_name, rules), []).append(instance)
+        groups: list[Group] = []
+        others: list[Any] = []
+        for members in alike.values():
+            group = self._group(members)
+            if group is None:
+                others += members
+            else:
+                groups.append(group)
+        if not others:
+            return Generations(tuple(groups), (), None, 1)
+        probe, _ = self._lm.tok_batch_encode([others[0].args[0]])
+        probe = probe[:, -self._lm.max_length :].to(self._lm.device)
+        return Generations(tuple(groups), tuple(others), probe, self._prompts_per_batch(others))
+
+    def answer(self, model: PreTrainedModel, generations: Generations) -> None:
+        """Appends the model's answers to the instances' ``resps``.
+
+        Args:
+            model: The model with the candidate's weights, in evaluation mode.
+            generations: From :meth:`encode`.
+
+        Raises:
+            FloatingPointError: When logits are not finite.
+        """
+        if generations.groups:
+            greedy = Greedy(
+                model,
+                self._n_layers or 0,
+                frozenset(inspect.signature(model.forward).parameters),
+                self._lm.device,
+                tokens_per_batch(self._lm.device),
+            )
+            for group in generations.groups:
+                self._decode(greedy, group)
+        if generations.others:
+            self._stock(model, generations)
+
+    def _group(self, instances: Sequence[Any]) -> Group | None:
+        """Instances with the same rules as a group; None if they cannot be decoded here."""
+        from lm_eval.models.utils import normalize_gen_kwargs
+
+        lm = self._lm
+        given = dict(normalize_gen_kwargs(instances[0].args[1], lm.max_gen_toks))
+        until, n_new = given.pop("until"), int(given.pop("max_gen_toks"))
+        room = int(lm.max_length) - n_new
+        if lm.backend == "causal" and room <= 0:
+            raise TaskError(
+                f"task {instances[0].task_name!r} generates up to {n_new} tokens, which leaves no "
+                f"room for a prompt in {lm.max_length}. Set evaluator.gen_kwargs.max_gen_toks to "
+                "less, or evaluator.max_length to more."
+            )
+        ends = _greedy_ends(lm, given) if self._n_layers and n_new > 0 else None
+        if ends is None:
+            return None
+        askers: dict[Prompt, list[Any]] = {}
+        for instance in instances:
+            ids, _ = lm.tok_batch_encode([instance.args[0]], left_truncate_len=room)
+            askers.setdefault(tuple(ids[0].long().tolist()), []).append(instance)
+        prompts = sorted(askers, key=lambda p: (-len(p), p))
+        if not prompts[-1]:
+            return None  # an empty prompt: transformers decides what it begins with
+        longest = len(prompts[0]) + n_new
+        shared = min(_common(min(prompts), max(prompts)), len(prompts[-1]) - 1)
+        # Sliding windows count columns, and a gap behind the shared part would be counted too.
+        worthwhile = len(prompts) > 1 and shared >= SHORTEST_SHARED and longest <= _window(lm)
+        return Group(
+            tuple(prompts),
+            tuple(tuple(askers[prompt]) for prompt in prompts),
+            shared if worthwhile else 0,
+            n_new,
+            self._rows(longest),
+            Stops(lm.tokenizer, until, ends),
+        )
+
+    def _decode(self, greedy: Greedy, group: Group) -> None:
+        """Answers a group, batch by batch."""
+        for start in range(0, len(group.prompts), group.n_rows):
+            batch = range(start, min(start + group.n_rows, len(group.prompts)))
+            parts = self._portions.run(
+                batch,
+                lambda rows: greedy.extend(
+                    [group.prompts[row] for row in rows],
+                    group.n_shared,
+                    group.n_new,
+                    group.stops.ended,
+                ),
+            )
+            answers = [tokens for part in parts for tokens in part]
+            for row, tokens in zip(batch, answers, strict=True):
+                text = group.stops.text(tokens)
+                for instance in group.instances[row]:
+                    instance.resps += [text] * (instance.repeats or 1)
+
+    def _stock(self, model: PreTrainedModel, generations: Generations) -> None:
+        """Generates with lm-eval's own loop."""
+        given: dict[str, Any] = {}
+        if "logits_to_keep" in inspect.signature(model.forward).parameters:
+            given["logits_to_keep"] = 1
+        if self._lm.backend != "causal":
+            given["decoder_input_ids"] = generations.probe
+        if not bool(
+            torch.isfinite(model(input_ids=generations.probe, **given).logits[:, -1]).all()
+        ):
+            raise FloatingPointError(
+                "the merged model's logits are not finite: its weights overflowed."
+            )
+        self._lm.batch_size_per_gpu = generations.n_rows
+        repeated = [i for i in generations.others for _ in range(i.repeats or 1)]
+        device = self._lm.device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(SAMPLING_SEED)
+            texts = self._lm.generate_until(repeated, disable_tqdm=True)
+        for instance, text in zip(repeated, texts, strict=True):
+            instance.resps.append(text)
+
+    def _rows(self, n_columns: int) -> int:
+        """Prompts per batch of the loop here."""
+        if not isinstance(self._batch_size, str):
+            return self._batch_size
+        device = self._lm.device.type
+        budget = CACHE_BYTES.get(device, CACHE_BYTES["cpu"])
+        return max(1, min(MOST_ROWS, budget // (n_columns * _bytes_per_token(self._lm.model))))
+
+    def _prompts_per_batch(self, instances: Sequence[Any]) -> int:
+        """Prompts per batch of lm-eval's loop."""
+        if not isinstance(self._batch_size, str):
+            return self._batch_size
+        lm = self._lm
+        longest = max(len(lm.tok_encode(i.args[0])) for i in instances)
+        new = max(int(i.args[1].get("max_gen_toks", lm.max_gen_toks)) for i in instances)
+        return max(1, tokens_per_batch(lm.device) // min(longest + new, int(lm.max_length)))
+
+
+def _layers_of(lm: Any) -> int | None:
+    """Number of the model's layers if its generation is transformers' own over keys and values.
+
+    None for encoder-decoders, recurrent states, chunked attention, classes that change how
+    generation works, and code that does not come from transformers.
+    """
+    model = lm.model
+    kind = type(model)
+    if lm.backend != "causal" or lm.think_end_token is not None:
+        return None
+    if not kind.__module__.startswith("transformers.") or getattr(kind, "_is_stateful", False):
+        return None
+    if any(getattr(kind, name) is not getattr(GenerationMixin, name) for name in _MACHINERY):
+        return None
+    if not kind._supports_default_dynamic_cache():
+        return None
+    config = model.config.get_text_config(decoder=True)
+    if getattr(config, "attention_chunk_size", None) is not None:
+        return None
+    layers = DynamicCache(config=config).layers
+    if any(type(layer) not in {DynamicLayer, DynamicSlidingWindowLayer} for layer in layers):
+        return None
+    return len(layers)
+
+
+def _window(lm: Any) -> float:
+    """Columns that the narrowest sliding window sees."""
+    config = lm.model.config.get_text_config(decoder=True)
+    layers = DynamicCache(config=config).layers
+    return min(getattr(layer, "sliding_window", float("inf")) for layer in layers)
+
+
+def _greedy_ends(lm: Any, given: dict[str, Any]) -> frozenset[int] | None:
+    """Token ids that end an answer, or None if more than taking the likeliest token is asked for.
+
+    Args:
+        lm: lm-eval's view of the model.
+        given: Normalised generation settings without ``until`` and ``max_gen_toks``.
+    """
+    model = lm.model
+    settings = {k: v for k, v in given.items() if k not in {"do_sample", "temperature"}}
+    if given.get("do_sample") is not False or lm.eot_token_id is None:
+        return None
+    config, rest = model._prepare_generation_config(
+        None, do_sample=False, use_cache=True, pad_token_id=lm.tokenizer.pad_token_id, **settings
+    )
+    model._prepare_special_tokens(config, device="cpu", batch_size=1)
+    plain = (
+        not rest
+        and "max_length" not in settings
+        and config.get_generation_mode() == GenerationMode.GREEDY_SEARCH
+        and (config.num_return_sequences or 1) == 1
+        and config.cache_implementation in {None, "dynamic"}
+        and not config.prefill_chunk_size
+        and not config.token_healing
+        and config.max_time is None
+        and config.stop_strings is None
+        and not config.return_dict_in_generate
+    )
+    if not plain or model._get_logits_processor(config, 1, device="cpu", model_kwargs={}):
+        return None
+    ends = config._eos_token_tensor
+    return frozenset() if ends is None else frozenset(ends.tolist())
+
+
+def _common(a: Prompt, b: Prompt) -> int:
+    """Number of tokens that two prompts, and all that sort between them, begin with."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), len(a))
+
+
+def _bytes_per_token(model: PreTrainedModel) -> int:
+    """Size of a token's keys and values in all layers."""
+    config = model.config.get_text_config(decoder=True)
+    heads = int(config.num_attention_heads)
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    kept = getattr(config, "num_key_value_heads", None) or heads
+    return int(2 * config.num_hidden_layers * kept * width * model.dtype.itemsize)
