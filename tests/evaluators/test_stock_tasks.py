@@ -59,3 +59,40 @@ def test_answers(name, compared, evaluator):
 def test_scores(compared, evaluator):
     scores, results = compared
     assert_same_scores(scores, evaluator, results, "search")
+
+
+CHAT = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+SETTINGS = {
+    "two-shot": {"num_fewshot": 2},
+    "chat": {"apply_chat_template": True, "num_fewshot": 1, "system_instruction": "Be brief."},
+    "one turn": {"apply_chat_template": True, "num_fewshot": 2, "fewshot_as_multiturn": False},
+}
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_prompts(settings, folder):
+    """Few-shot examples and chat templates; "joined" has no space between the turns either way."""
+    files = ("arc/arc_easy", "hellaswag/hellaswag", "winogrande/default", "gsm8k/gsm8k",
+             "mmlu/default/mmlu_virology", "triviaqa/default", "lambada/lambada_openai",
+             "arc/arc_easy@joined", "drop/default", "wikitext/wikitext")  # fmt: skip
+    every = [o for name in files for o in objectives(name)]
+    given = SETTINGS[settings]
+    evaluator = LmEval(
+        every, include_path=folder, splits=SPLITS, gen_kwargs=GENERATION, fewshot_seed=7, **given
+    )
+    model, tokenizer = make("llama", torch.device(devices()[-1]))
+    tokenizer.chat_template = CHAT
+    evaluator.prepare(model, tokenizer)
+    scores = evaluator.evaluate(model, None, "search")
+    chat = bool(given.get("apply_chat_template"))
+    results = stock(
+        model, tokenizer, evaluator.samples("search"), evaluator.samples("search"), folder,
+        gen_kwargs=dict(GENERATION), fewshot_random_seed=7,
+        **{"fewshot_as_multiturn": chat} | given,
+    )  # fmt: skip
+    for name in files:
+        assert_same_answers(evaluator, results, "search", task_name(name))
+    assert_same_scores(scores, evaluator, results, "search")

@@ -29,6 +29,8 @@ def stock(
     tasks: Sequence[Any],
     samples: dict[str, list[int]],
     folder: Path | None = None,
+    *,
+    logits_cache: bool = True,
     **settings: Any,
 ) -> dict[str, Any]:
     """The stock harness.
@@ -39,6 +41,7 @@ def stock(
         tasks: Names or lm-eval ``Task`` objects.
         samples: Task to the ascending indices of its documents.
         folder: Where names are looked up.
+        logits_cache: As ``HFLM`` takes it: whether requests of equal input share logits.
         settings: Of ``simple_evaluate``.
     """
     import lm_eval.evaluator
@@ -47,7 +50,12 @@ def stock(
 
     include = str(folder) if folder else None
     manager = TaskManager(include_path=include, include_defaults=False)
-    lm = HFLM(pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=16)
+    lm = HFLM(
+        pretrained=model,
+        tokenizer=copy.deepcopy(tokenizer),
+        batch_size=16,
+        logits_cache=logits_cache,
+    )
     with no_environment():
         return lm_eval.evaluator.simple_evaluate(
             model=lm,

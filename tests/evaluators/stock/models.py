@@ -18,7 +18,7 @@ SMALL = {
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
-    "max_position_embeddings": 2048,
+    "max_position_embeddings": 512,
     "initializer_range": 0.15,
 }
 
@@ -84,7 +84,7 @@ def gpt2() -> Any:
     """Learned positions, biases, tied embeddings."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    size = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 1024}
+    size = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512}
     return GPT2LMHeadModel(GPT2Config(**SIZE | size, initializer_range=0.15))
 
 
