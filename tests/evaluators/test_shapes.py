@@ -51,7 +51,11 @@ TASK = {
     "target_delimiter": "",
     "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}, {"metric": "acc_mutual_info"}],
 }
-FEWSHOT = TASK | {"task": "shapes_fewshot", "num_fewshot": 2, "fewshot_config": {"sampler": "first_n"}}  # fmt: skip
+FEWSHOT = TASK | {
+    "task": "shapes_fewshot",
+    "num_fewshot": 2,
+    "fewshot_config": {"sampler": "first_n"},
+}
 TASKS = (TASK, TASK | {"task": "shapes_again"}, FEWSHOT)
 OBJECTIVES = [
     Objective(f"{t['task']} {m['metric']}", t["task"], m["metric"])
@@ -84,9 +88,7 @@ def on_a_model(request, folder):
     model, tokenizer = make(request.param, torch.device(devices()[-1]))
     tasks = [t["task"] for t in TASKS]
     samples = {task: list(range(len(SHAPES))) for task in tasks}
-    return model, tokenizer, stock(
-        model, tokenizer, tasks, samples, folder, logits_cache=False
-    )
+    return model, tokenizer, stock(model, tokenizer, tasks, samples, folder, logits_cache=False)
 
 
 @pytest.mark.parametrize("batch_size", ["auto", 1, 5])

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import shlex
+
 import pytest
 import torch
 
 from evomerge.evaluators.lm_eval import LmEval
+from evomerge.trial import Objective
 from tests.conftest import devices
 
 from .stock.comparison import assert_same_answers, assert_same_scores, stock
 from .stock.configurations import ROWS, objectives, task_name, write
 from .stock.models import MODELS, make
 
-SPLITS = {"search": 6, "select": 0}
+SPLITS = {"search": 4, "select": 0}
 GENERATION = {"max_gen_toks": 12}
 
 
@@ -96,3 +99,54 @@ def test_prompts(settings, folder):
     for name in files:
         assert_same_answers(evaluator, results, "search", task_name(name))
     assert_same_scores(scores, evaluator, results, "search")
+
+
+EVEN = """
+group: even
+task: [mmlu_virology, {group: inner, task: [mmlu_sociology]}]
+aggregate_metric_list: {metric: acc, weight_by_size: false}
+"""
+
+
+@pytest.mark.parametrize(
+    ("group", "beside", "command"),
+    [
+        ("mmlu", ["mmlu_stem"], "mmlu"),
+        ("mmlu", ["mmlu_virology"], "mmlu_virology,mmlu_philosophy,mmlu_sociology,mmlu_anatomy"),
+        ("even", [], "even"),
+    ],
+)
+def test_groups(folder, group, beside, command):
+    """A group of groups of tags, beside a part of it or one of its tasks; an unweighted group."""
+    (folder / "even.yaml").write_text(EVEN)
+    every = [Objective(name, name, "acc") for name in (group, *beside)]
+    evaluator = LmEval(every, include_path=folder, splits={"search": 0.5, "select": 0})
+    model, tokenizer = make("llama", torch.device(devices()[-1]))
+    evaluator.prepare(model, tokenizer)
+    scores = evaluator.evaluate(model, None, "search")
+    samples = evaluator.samples("search")
+    sizes = [len(ids) for ids in samples.values()]
+    assert len(set(sizes)) > 1
+    results = stock(model, tokenizer, [group], samples, folder)
+    assert_same_scores(scores, evaluator, results, "search")
+    documents = scores.per_example[group]
+    assert len(documents) == evaluator.documents("search")[group] == sum(sizes)
+    assert documents.mean() == pytest.approx(scores.values[group])
+    (line,) = evaluator.stock_command("/m", "search")
+    words = shlex.split(line)
+    assert set(words[words.index("--tasks") + 1].split(",")) == set(command.split(","))
+
+
+def test_the_error_of_a_group(folder):
+    """That of a stratified sample: close to lm-eval's pooled one."""
+    from lm_eval.api.metrics import pooled_sample_stderr
+
+    tasks = [f"mmlu_{subject}" for subject in ("anatomy", "virology", "sociology", "philosophy")]
+    every = [Objective(name, name, "acc") for name in ("mmlu", *tasks)]
+    evaluator = LmEval(every, include_path=folder, splits={"search": 0.9, "select": 0})
+    model, tokenizer = make("llama", torch.device(devices()[-1]))
+    evaluator.prepare(model, tokenizer)
+    scores = evaluator.evaluate(model, None, "search")
+    sizes = [evaluator.documents("search")[t] for t in tasks]
+    pooled = pooled_sample_stderr([scores.stderr[t] for t in tasks], sizes)
+    assert scores.stderr["mmlu"] == pytest.approx(pooled, rel=0.05)

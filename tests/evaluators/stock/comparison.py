@@ -30,6 +30,7 @@ def stock(
     samples: dict[str, list[int]],
     folder: Path | None = None,
     *,
+    batch_size: int = 16,
     logits_cache: bool = True,
     **settings: Any,
 ) -> dict[str, Any]:
@@ -41,6 +42,7 @@ def stock(
         tasks: Names or lm-eval ``Task`` objects.
         samples: Task to the ascending indices of its documents.
         folder: Where names are looked up.
+        batch_size: Requests per forward pass.
         logits_cache: As ``HFLM`` takes it: whether requests of equal input share logits.
         settings: Of ``simple_evaluate``.
     """
@@ -53,7 +55,7 @@ def stock(
     lm = HFLM(
         pretrained=model,
         tokenizer=copy.deepcopy(tokenizer),
-        batch_size=16,
+        batch_size=batch_size,
         logits_cache=logits_cache,
     )
     with no_environment():

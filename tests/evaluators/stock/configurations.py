@@ -2,9 +2,9 @@
 
 An entry of :data:`ROWS` is a YAML file of ``lm_eval/tasks`` and a function that makes one row of
 its data set. Splits, filters, metrics and their directions are read from the configuration, so
-adding one is adding an entry. Nothing but the data set is replaced: ``process_docs``, ``doc_to_*``,
-metrics, filters, few-shot samplers and ``include`` chains are lm-eval's. For what none of them
-does, :data:`CHANGED` has settings on top of one (``file@name``).
+adding one is adding an entry. Nothing but the data set is replaced: ``process_docs``, metrics,
+``doc_to_*``, filters, few-shot samplers and ``include`` chains are lm-eval's. For what none of
+them does, :data:`CHANGED` has settings on top of one (``file@name``).
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from lm_eval.tasks._yaml_loader import load_yaml
 from evomerge.trial import Objective
 
 TASKS = Path(lm_eval.__file__).parent / "tasks"
-WORDS = (
+TEXT = (
     "the a of river stone bird green seven never water light tall house under moon quickly "
     "paper sings old winter glass road blue eats king small answer is not and"
-).split()
+)
+WORDS = TEXT.split()
 N_EVALUATED, N_TRAINING = 12, 12
 
 Row = Callable[[random.Random], dict[str, Any]]
@@ -168,7 +169,9 @@ def mmlu(rng: random.Random) -> dict[str, Any]:
 
 
 def wikitext(rng: random.Random) -> dict[str, Any]:
-    paragraphs = [f" = {text(rng, 1, 3)} = \n {text(rng, 4, 40)} @-@ {text(rng, 1, 4)} , 1 @,@ 000"]
+    paragraphs = [
+        f" = {text(rng, 1, 3)} = \n {text(rng, 4, 40)} @-@ {text(rng, 1, 4)} , 1 @,@ 000"
+    ]
     return {"page": "\n".join(paragraphs * rng.randint(1, 3))}
 
 
@@ -272,7 +275,7 @@ GROUPS = (
 
 
 def configuration(name: str) -> dict[str, Any]:
-    """A configuration as lm-eval reads it, functions by name; ``group`` or ``task`` is its name."""
+    """A configuration as lm-eval reads it, with functions by name."""
     file, _, change = name.partition("@")
     config = load_yaml(TASKS / f"{file}.yaml", resolve_func=False)
     if change:
@@ -312,7 +315,7 @@ def _data(folder: Path, name: str) -> dict[str, str]:
     files = {}
     for split in filter(None, dict.fromkeys(config.get(k) for k in keys)):
         rng = random.Random(f"{name} {split}")
-        n = N_EVALUATED if split == evaluated else N_TRAINING
+        n = N_EVALUATED + 2 * rng.randrange(3) if split == evaluated else N_TRAINING
         file = folder / "data" / f"{name.replace('/', '-')}-{split}.jsonl"
         file.write_text("".join(json.dumps(ROWS[name](rng)) + "\n" for _ in range(n)))
         files[split] = str(file)
