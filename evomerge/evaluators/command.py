@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from evomerge.evaluators.groups import Group
 from evomerge.evaluators.options import Options
 from evomerge.evaluators.tasks import TaskSource
 
@@ -17,6 +18,7 @@ def stock_commands(
     sources: Iterable[TaskSource],
     samples: Mapping[str, Sequence[int]] | str | Path,
     options: Options,
+    groups: Iterable[Group] = (),
 ) -> list[str]:
     """Shell lines that reproduce the scores.
 
@@ -25,6 +27,7 @@ def stock_commands(
         sources: The tasks.
         samples: Task to ascending indices of its documents, or a JSON file that holds that.
         options: How they are asked.
+        groups: Groups to name in place of their tasks, so that lm-eval gives their scores too.
 
     Returns:
         One line, or one per folder where ``include_path`` has several (``lm_eval`` takes one).
@@ -38,7 +41,7 @@ def stock_commands(
     lines = []
     for include, names in by_include.items():
         line = ["lm_eval", "run", "--model", "hf", "--model_args", _model_args(model_dir, options)]
-        line += ["--tasks", ",".join(names)]
+        line += ["--tasks", ",".join(_with_groups(names, groups))]
         line += ["--include_path", include] if include else []
         if isinstance(samples, Mapping):
             indices = json.dumps({name: list(samples[name]) for name in names})
@@ -47,6 +50,16 @@ def stock_commands(
         line += ["--samples", indices, *_flags(options)]
         lines.append(shlex.join(line))
     return lines
+
+
+def _with_groups(names: Sequence[str], groups: Iterable[Group]) -> list[str]:
+    """Names of tasks, or of groups that stand for them; no task twice, which lm-eval refuses."""
+    left, shown = list(names), []
+    for group in groups:
+        if set(group.tasks) <= set(left):
+            shown.append(group.name)
+            left = [name for name in left if name not in group.tasks]
+    return [*shown, *left]
 
 
 def _model_args(model_dir: str | Path, options: Options) -> str:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import ConfigError, StudyError, TaskError
 from evomerge.evaluators.command import stock_commands
+from evomerge.evaluators.groups import aggregate, check_metric, expand
 from evomerge.evaluators.options import Options, objectives_from, plain
 from evomerge.evaluators.requests import (
     Plan,
@@ -63,10 +64,13 @@ class LmEval:
     Documents of each task are dealt to search, select and test by a hash of their content (see
     :mod:`evomerge.evaluators.splits`; equal documents stay together). Within a split they keep
     the task's order; few-shot examples are drawn as ``lm_eval --samples`` draws them for exactly
-    these documents. So :meth:`stock_command` reproduces every score.
+    these documents. So :meth:`stock_command` reproduces every score; except that lm-eval, unless
+    told ``logits_cache=False``, misreads a continuation whose input is also that of a longer one.
 
     Args:
-        objectives: What to score; several may share a task, which is then scored once.
+        objectives: What to score; several may share a task, which is then scored once. A task may
+            be a group that lm-eval has a score for (``mmlu``): see
+            :mod:`evomerge.evaluators.groups`.
         include_path: Folder or folders with task YAML files of your own. Without it, or when they
             do not know a task, lm-eval's own tasks are indexed, which takes ten seconds.
         num_fewshot: Examples in the prompt; None for each task's own number. As in lm-eval, a
@@ -124,16 +128,17 @@ class LmEval:
         self._built: dict[Split, _Built] = {}
         self._tasks: dict[str, Any] = {}
         names = list(dict.fromkeys(o.task for o in self.objectives))
-        sources = find_tasks(names, include_folders(include_path))
+        sources, self._groups = find_tasks(names, include_folders(include_path))
+        for objective in self.objectives:
+            if objective.task in self._groups:
+                check_metric(objective, self._groups[objective.task])
         self._plans: dict[str, Plan] = {}
-        for name in names:
-            self._tasks[name] = task = load_task(sources[name], self.options)
-            for objective in self.objectives:
+        for name, source in sources.items():
+            self._tasks[name] = task = load_task(source, self.options)
+            for objective in expand(self.objectives, self._groups):
                 if objective.task == name:
                     check_objective(objective, task)
-            self._plans[name] = plan_task(
-                sources[name], task, self.options, self.splits, split_seed
-            )
+            self._plans[name] = plan_task(source, task, self.options, self.splits, split_seed)
 
     def __getstate__(self) -> dict[str, Any]:
         """Plain data: a worker loads the tasks again from their own files, without an index."""
@@ -195,7 +200,7 @@ class LmEval:
 
         built = self._built.get(split) or self._build(split)
         start = time.perf_counter()
-        asked = self._asked(split)
+        asked = expand(self._asked(split), self._groups)
         with lean(), torch.inference_mode():
             model.train(mode=False)
             self._live.answer(model, built.requests)
@@ -208,19 +213,27 @@ class LmEval:
                 results |= {(name, key): value for key, value in rows.items()}
             aggregations = {name: self._tasks[name].aggregation() for name in built.instances}
             scores = scores_from(asked, results, aggregations)
+        if self._groups:
+            sizes = {task: len(ids) for task, ids in self.samples(split).items()}
+            scores = aggregate(self._asked(split), self._groups, scores, sizes)
         return dataclasses.replace(scores, seconds={"score": time.perf_counter() - start})
 
     def documents(self, split: Split) -> Mapping[str, int]:
         """Number of documents per objective that is scored on a split."""
-        return {o.name: len(self._plans[o.task].ids[split]) for o in self._asked(split)}
+        sizes = {task: len(ids) for task, ids in self.samples(split).items()}
+        return {
+            o.name: sum(sizes[part.task] for part in expand([o], self._groups))
+            for o in self._asked(split)
+        }
 
     def samples(self, split: Split) -> dict[str, list[int]]:
         """Task to the ascending indices of its documents: the value of ``lm_eval --samples``."""
-        tasks = dict.fromkeys(o.task for o in self._asked(split))
+        tasks = dict.fromkeys(o.task for o in expand(self._asked(split), self._groups))
         return {task: list(self._plans[task].ids[split]) for task in tasks}
 
     def fingerprint(self) -> Mapping[str, Any]:
         """Plain data that changes whenever the scores could; no paths, no batch size."""
+        groups = {g.name: [g.tasks, g.by_size] for g in self._groups.values()}
         scored = ("name", "task", "metric", "filter", "direction", "guides")
         return {
             "evaluator": "lm_eval",
@@ -229,6 +242,7 @@ class LmEval:
             "tasks": {
                 name: {"config": plan.config, **plan.content} for name, plan in self._plans.items()
             },
+            **({"groups": plain(groups)} if groups else {}),
             "options": {
                 name: value
                 for name, value in dataclasses.asdict(self.options).items()
@@ -240,7 +254,7 @@ class LmEval:
         """The fingerprint without other splits' documents and objectives not scored on this."""
         asked = self._asked(split)
         whole = self.fingerprint()
-        tasks = {name: whole["tasks"][name] for name in sorted({o.task for o in asked})}
+        tasks = {name: whole["tasks"][name] for name in sorted(self.samples(split))}
         return {
             **whole,
             "objectives": [[o.name, o.task, o.metric, o.filter, o.direction] for o in asked],
@@ -276,7 +290,9 @@ class LmEval:
         """
         indices = self.samples(split)
         sources = [self._plans[name].source for name in indices]
-        return stock_commands(model_dir, sources, samples or indices, self.options)
+        alone = {o.task for o in self._asked(split)} - set(self._groups)
+        groups = [g for g in self._groups.values() if not alone & set(g.tasks)]
+        return stock_commands(model_dir, sources, samples or indices, self.options, groups)
 
     def _asked(self, split: Split) -> list[Objective]:
         """The objectives that are scored on a split."""

@@ -19,6 +19,7 @@ others (f1, mcc, bleu, ...)   None: a corpus metric has no per-document value
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -31,6 +32,15 @@ from evomerge.errors import TaskError
 from evomerge.trial import Objective, Scores
 
 Array = npt.NDArray[np.float64]
+
+
+@functools.lru_cache(maxsize=256)
+def is_mean(aggregate: Callable[..., Any]) -> bool:
+    """Whether an aggregation is the mean, under whatever name a task has for it."""
+    try:
+        return math.isclose(float(aggregate([0.0, 1.0, 5.0])), 2.0)
+    except Exception:  # noqa: BLE001 - a task's own code, which may want more than numbers
+        return False
 
 
 def per_document(aggregate: Callable[..., Any], items: Sequence[Any]) -> Array | None:
@@ -57,7 +67,7 @@ def per_document(aggregate: Callable[..., Any], items: Sequence[Any]) -> Array |
     values = np.array(items, dtype=np.float64)
     if aggregate is stock.perplexity:
         return np.asarray(math.exp(-values.mean()) * (1 + values.mean() - values))
-    return values
+    return values if is_mean(aggregate) else None
 
 
 def standard_error(aggregate: Callable[..., Any], items: Sequence[Any]) -> float:
@@ -73,8 +83,8 @@ def standard_error(aggregate: Callable[..., Any], items: Sequence[Any]) -> float
     Returns:
         The standard error, >= 0; NaN where it is not known (corpus metrics, one document).
     """
-    means = {stock.mean, stock.nanmean, stock.brier_score}
-    if aggregate not in means | {stock.perplexity, stock.weighted_perplexity, stock.bits_per_byte}:
+    linear = {stock.brier_score, stock.perplexity, stock.weighted_perplexity, stock.bits_per_byte}
+    if aggregate not in linear and not is_mean(aggregate):
         return math.nan
     values = per_document(aggregate, items)
     if values is None:

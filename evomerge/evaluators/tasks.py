@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import functools
 import logging
+import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import yaml
 
 from evomerge.errors import ConfigError, TaskError, unknown_name
 from evomerge.evaluators.answers import COLLAPSE, OUTPUT_TOKENS, beside
+from evomerge.evaluators.groups import Group, find_group
 from evomerge.evaluators.options import Options
 from evomerge.trial import Objective
 
@@ -102,28 +104,41 @@ def list_tasks(include_path: str | Path | Sequence[str | Path] | None = None) ->
     return list(manager.all_subtasks)
 
 
-def find_tasks(names: Sequence[str], folders: Sequence[str]) -> dict[str, TaskSource]:
-    """Finds tasks by name: in ``folders``, else among lm-eval's own.
+def find_tasks(
+    names: Sequence[str], folders: Sequence[str]
+) -> tuple[dict[str, TaskSource], dict[str, Group]]:
+    """Finds tasks and groups by name: in ``folders``, else among lm-eval's own.
 
     Args:
-        names: Names of tasks.
+        names: Names of tasks and of groups that have a score.
         folders: As :func:`include_folders` returns them.
 
     Returns:
-        One source per name.
+        One source per task, those of groups included, and the groups.
 
     Raises:
-        TaskError: For an unreadable YAML file, and for a name that is a group or a tag.
+        TaskError: For an unreadable YAML file, a group without a score, or a tag.
         UnknownNameError: For a name that nobody knows.
     """
     with lean():
         included = _included(folders) if folders else None
-        found: dict[str, TaskSource] = {}
-        for name in names:
+
+        def manager_of(name: str) -> Any:
             known = included is not None and name in included.task_index
             manager = included if known else _stock()
-            found[name] = _source(name, manager, included, folders)
-    return found
+            _check_known(name, manager, included, folders)
+            return manager
+
+        found: dict[str, TaskSource] = {}
+        groups: dict[str, Group] = {}
+        for name in names:
+            manager = manager_of(name)
+            if name in manager.all_groups or name in manager.all_tags:
+                groups[name] = find_group(name, manager_of)
+            for task in groups[name].tasks if name in groups else (name,):
+                manager = manager_of(task)
+                found[task] = _source(task, manager, manager is included, folders)
+    return found, groups
 
 
 def load_task(source: TaskSource, options: Options) -> Any:
@@ -144,7 +159,7 @@ def load_task(source: TaskSource, options: Options) -> Any:
 
     folder = options.folder if Path(options.folder).is_dir() else "."
     try:
-        with lean(), contextlib.chdir(folder):
+        with lean(), _seeded(), contextlib.chdir(folder):
             task = TaskManager(include_defaults=False).load([str(source.path)])["tasks"][
                 source.name
             ]
@@ -164,6 +179,17 @@ def load_task(source: TaskSource, options: Options) -> Any:
             "evaluator.confirm_run_unsafe_code=true if that is what you want."
         )
     return task
+
+
+@contextlib.contextmanager
+def _seeded() -> Iterator[None]:
+    """Some tasks shuffle their documents (gpqa): with the seed with which the stock harness does."""
+    state = random.getstate()
+    random.seed(0)
+    try:
+        yield
+    finally:
+        random.setstate(state)
 
 
 def check_objective(objective: Objective, task: Any) -> None:
@@ -234,24 +260,20 @@ def _stock() -> Any:
     return TaskManager()
 
 
-def _source(name: str, manager: Any, included: Any | None, folders: Sequence[str]) -> TaskSource:
-    """The source of one name, or the error that says why there is none."""
+def _check_known(name: str, manager: Any, included: Any | None, folders: Sequence[str]) -> None:
+    """Raises UnknownNameError for a name that lm-eval does not know."""
     if name not in manager.task_index:
         known = [*manager.all_subtasks, *(included.all_subtasks if included else ())]
         hint = "Tasks of your own are *.yaml files in evaluator.include_path" + (
             f" ({', '.join(folders)})." if folders else "."
         )
         raise unknown_name("task", name, known, hint)
-    entry = manager.task_index[name]
-    if name in manager.all_groups or name in manager.all_tags:
-        kind = "group" if name in manager.all_groups else "tag"
-        members = sorted(entry.tags) if kind == "tag" else (entry.cfg or {}).get("task", [])
-        shown = ", ".join(str(m.get("task", m) if isinstance(m, dict) else m) for m in members)
-        raise TaskError(
-            f"{name!r} is a {kind} of tasks, not a task. Name tasks, one objective each: {shown}."
-        )
-    file = Path(entry.yaml_path)
-    if manager is not included:
+
+
+def _source(name: str, manager: Any, own: bool, folders: Sequence[str]) -> TaskSource:
+    """The source of one task; ``own``: it lies in one of the folders."""
+    file = Path(manager.task_index[name].yaml_path)
+    if not own:
         return TaskSource(name, file.resolve().relative_to(_package()).as_posix(), None)
     include = next(folder for folder in folders if file.is_relative_to(folder))
     return TaskSource(name, str(file), include)

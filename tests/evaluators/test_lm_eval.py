@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import pickle
+import re
 import shlex
 import time
 
@@ -208,6 +209,20 @@ def test_broken_weights_are_a_floating_point_error(evaluator, model, task_folder
         evaluator.evaluate(model, None, "search")
     with pytest.raises(FloatingPointError, match="not finite"):
         generating.evaluate(model, None, "search")
+
+
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_a_few_broken_answers_are_enough(task_folder, model, tokenizer, value):
+    """One token's row overflowed: most requests do without it, and still there is no score."""
+    splits = {"search": None, "select": 0, "test": 0}
+    evaluator = build(task_folder, OBJECTIVES[:1], splits=splits)
+    evaluator.prepare(model, tokenizer)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[tokenizer.convert_tokens_to_ids("f")] = float(value)
+    with pytest.raises(FloatingPointError, match="not numbers") as caught:
+        evaluator.evaluate(model, None, "search")
+    broken, asked = map(int, re.findall(r"(\d+) of (\d+) requests", str(caught.value))[0])
+    assert 0 < broken < asked
 
 
 def test_list_tasks(task_folder):

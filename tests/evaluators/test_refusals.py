@@ -61,14 +61,29 @@ def test_unknown_task(task_folder, monkeypatch):
         build(task_folder, [Objective("o", "toy_choise", "acc")])
 
 
-def test_group_is_not_a_task(task_folder, tmp_path):
+def test_a_group_without_a_score_is_not_a_task(task_folder, tmp_path):
     write_task(tmp_path, MC, task_folder.parent / "data", tag="toys")
     (tmp_path / "g.yaml").write_text("group: toy_group\ntask: [toy_choice]\n")
     for name in ("toys", "toy_group"):
         with pytest.raises(
-            TaskError, match=r"not a task\. Name tasks, one objective each: toy_ch"
+            TaskError, match=r"has no score of its own\. Name tasks, one objective each: toy_ch"
         ):
             build(tmp_path, [Objective("o", name, "acc")])
+
+
+def test_groups_that_cannot_be_scored(task_folder, tmp_path):
+    write_task(tmp_path, MC, task_folder.parent / "data")
+    score = "aggregate_metric_list: [{metric: acc}]"
+    group = tmp_path / "g.yaml"
+    group.write_text(f"group: g\ntask: [{{task: toy_choice, num_fewshot: 2}}]\n{score}\n")
+    with pytest.raises(TaskError, match="changes the settings of toy_choice"):
+        build(tmp_path, [Objective("o", "g", "acc")])
+    group.write_text(f"group: g\ntask: [toy_choice]\n{score}\n")
+    with pytest.raises(UnknownNameError, match=r"acc_norn.*Did you mean 'acc'.*group 'g'"):
+        build(tmp_path, [Objective("o", "g", "acc_norn")])
+    with pytest.raises(ConfigError, match="better when hi"):
+        build(tmp_path, [Objective("o", "g", "acc", direction="minimize")])
+    build(tmp_path, [Objective("o", "g", "acc")])
 
 
 def test_unreadable_files_are_named(tmp_path, task_folder):
@@ -96,6 +111,22 @@ def test_documents_that_changed_under_a_worker(tmp_path, model, tokenizer):
     )
     write_documents(tmp_path / "test.jsonl", make_documents(20, seed=3))
     with pytest.raises(TaskError, match="not those that the driver saw"):
+        copy.prepare(model, tokenizer)
+
+
+def test_data_that_a_worker_lacks(tmp_path, model, tokenizer):
+    """The worker says which task and which file; an empty file is no data either."""
+    for name, seed in (("train", 1), ("test", 2)):
+        write_documents(tmp_path / f"{name}.jsonl", make_documents(20, seed))
+    write_task(tmp_path, MC, tmp_path)
+    copy = pickle.loads(
+        pickle.dumps(build(tmp_path, OBJECTIVES[:1], splits={"search": 5, "select": 5}))
+    )
+    (tmp_path / "test.jsonl").unlink()
+    with pytest.raises(TaskError, match=r"'toy_choice'.*could not be loaded.*test\.jsonl"):
+        copy.prepare(model, tokenizer)
+    (tmp_path / "test.jsonl").write_text("")
+    with pytest.raises(TaskError, match=r"'toy_choice'.*could not be loaded"):
         copy.prepare(model, tokenizer)
 
 
