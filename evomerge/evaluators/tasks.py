@@ -183,7 +183,7 @@ def load_task(source: TaskSource, options: Options) -> Any:
 
 @contextlib.contextmanager
 def _seeded() -> Iterator[None]:
-    """Some tasks shuffle their documents (gpqa): with the seed with which the stock harness does."""
+    """Some tasks shuffle their documents (gpqa): with the seed that the stock harness sets."""
     state = random.getstate()
     random.seed(0)
     try:
