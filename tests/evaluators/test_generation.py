@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 
 import pytest
@@ -47,7 +48,10 @@ def ours(model, tokenizer, asked, batch_size="auto", max_length=None):
 def stock(model, tokenizer, asked, batch_size=1, max_length=None):
     with lean():
         lm = HFLM(
-            pretrained=model, tokenizer=tokenizer, batch_size=batch_size, max_length=max_length
+            pretrained=model,
+            tokenizer=copy.deepcopy(tokenizer),  # it is given a padding token
+            batch_size=batch_size,
+            max_length=max_length,
         )
         return [[text] for text in lm.generate_until(asked, disable_tqdm=True)]
 
@@ -147,8 +151,6 @@ def test_beginning_of_text_is_written_once(device, tokenizer):
 
 
 def test_right_padding_tokenizers(gpt2):
-    import copy
-
     right = copy.deepcopy(bpe())
     right.padding_side = "right"
     asked = requests(prompts(6), until=["o"])
@@ -215,7 +217,8 @@ def test_a_chat_template(task_folder, device, tokenizer, monkeypatch):
         "{{ bos_token }}{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}"
         "{% if add_generation_prompt %}<assistant>{% endif %}"
     )
-    monkeypatch.setattr(tokenizer, "chat_template", template)
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = template
     settings = {"num_fewshot": 1, "apply_chat_template": True, "gen_kwargs": {"max_gen_toks": 7}}
     evaluator = build(task_folder, OBJECTIVES[-2:], **settings)
     model = make_model(device)
