@@ -15,6 +15,12 @@ What ``lm_eval`` is made of:
 * :mod:`~evomerge.evaluators.likelihoods`: their log-likelihoods on the model that is loaded now.
 * :mod:`~evomerge.evaluators.memory`: what running out of it looks like.
 * :mod:`~evomerge.evaluators.scoring`: answers from the model that is loaded now.
+* :mod:`~evomerge.evaluators.generation`: those that are generated: whom to ask what, and how.
+* :mod:`~evomerge.evaluators.greedy`: which of them a loop of our own may decode.
+* :mod:`~evomerge.evaluators.decoding`: that loop.
+* :mod:`~evomerge.evaluators.stops`: when an answer is over.
+* :mod:`~evomerge.evaluators.memory`: what happens when a batch does not fit.
+* :mod:`~evomerge.evaluators.answers`: what is measured on the answers of any task.
 * :mod:`~evomerge.evaluators.metrics`: value, standard error and per-document values.
 * :mod:`~evomerge.evaluators.command`: the stock command line that gives the same scores.
 

