@@ -1,7 +1,7 @@
 """Candidates per minute of a search: ours and mergekit-evolve's, end to end.
 
     python benchmarks/vs_mergekit_evolve.py --mergekit-python /path/to/environment/bin/python
-        [--models zoo,llama] [--dtypes float32,bfloat16] [--candidates 8] [--threads 1]
+        [--models zoo,llama] [--dtypes bfloat16,float32] [--candidates 8] [--threads 1]
         [--in-memory]
 
 Both tools search the same models on the same 50 documents of 4 choices each (accuracy, no few-shot
@@ -20,8 +20,8 @@ Figures, for each model:
 
 * ``<model>_speedup``: our candidates per minute in units of theirs, in the steady state: from the
   end of one candidate to the end of a later one (merge, score, store, tell, ask), the first ones
-  left out. mergekit-evolve merges and scores in bfloat16, which cannot be changed; ours is in
-  float32 (``_bfloat16_speedup``: in bfloat16), with our cache of scores empty at the start.
+  left out. Both in bfloat16, which mergekit-evolve does not let one change (``_float32_speedup``:
+  ours in float32), and with our cache of scores empty at the start.
   Its figures are of its default strategy, a checkpoint on disk for every candidate, at batch size
   32, the better one (``_in_memory_speedup``: against ``--in-memory``, which is batch size 1).
 * ``<model>_cpu_speedup``: the same in CPU seconds of all processes, for a machine that is shared.
@@ -216,7 +216,7 @@ def measure(name: str, o: argparse.Namespace) -> dict[str, float | None]:
             search = ours(case, empty(), dtype, o.threads, 3 * o.candidates)
             speeds[dtype] = watch(search, 3 * o.candidates)
     for kind, speed in speeds.items():
-        prefix = "" if kind == "float32" else f"{kind}_"
+        prefix = "" if kind == "bfloat16" else f"{kind}_"
         figures[f"{prefix}per_minute"] = 60 / speed.seconds
         figures[f"{prefix}seconds"] = speed.seconds
         figures[f"{prefix}cpu_seconds"] = speed.cpu_seconds
@@ -232,7 +232,7 @@ def measure(name: str, o: argparse.Namespace) -> dict[str, float | None]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--models", default="zoo,llama", help=f"of {', '.join(CASES)}")
-    parser.add_argument("--dtypes", default="float32,bfloat16", help="of ours")
+    parser.add_argument("--dtypes", default="bfloat16,float32", help="of ours")
     parser.add_argument(
         "--candidates", type=int, default=8, help="timed; three times that of ours"
     )
