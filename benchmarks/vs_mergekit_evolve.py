@@ -7,10 +7,10 @@
 Both tools search the same models on the same 50 documents of 4 choices each (accuracy, no few-shot
 examples), by task arithmetic with one weight per expert and quarter of the layers, CMA-ES, one
 worker on Ray with ``--threads`` threads; one after the other on this machine, each as its own
-command starts it. Four minutes on a quiet machine, six with ``--in-memory``.
+command starts it.
 
-* ``zoo``: the built-in base and three experts of 1M parameters; sums and products, 10 tokens a
-  request.
+* ``zoo``: the built-in base and three experts of 1M parameters; sums and products, 12 tokens a
+  request, of which the choice is one.
 * ``llama``: a Llama shape of 106M parameters with a vocabulary of 32,000 words and random weights,
   base and two experts, saved in bfloat16; 7 tokens a request.
 * ``zoo_code`` (not by default): ``zoo`` on lines of source code, 92 tokens a request. The longer
