@@ -241,7 +241,8 @@ class LmEval:
         whole = self.fingerprint()
         tasks = {name: whole["tasks"][name] for name in sorted({o.task for o in asked})}
         code = {name: self._plans[name].source.code_hash() for name in tasks}
-        return whole | {
+        return {
+            **whole,
             "objectives": [[o.name, o.task, o.metric, o.filter, o.direction] for o in asked],
             "tasks": {n: [data["config"], data[split], code[n]] for n, data in tasks.items()},
         }
