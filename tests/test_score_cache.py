@@ -114,7 +114,7 @@ def test_a_folder_that_cannot_be_written_costs_only_time(tmp_path) -> None:
 
 
 def test_an_entry_is_small(tmp_path) -> None:
-    """The docstring's figures: 4 bytes per document and objective, and a kilobyte."""
+    """4 bytes per document and objective, and a kilobyte."""
     cache = ScoreCache(tmp_path, depends_on, MODEL)
     row = np.zeros(300, dtype=np.float32)
     cache.add(ONE, "search", Scores({"a": 0.0}, {"a": 0.1}, {"a": row}))

@@ -255,10 +255,11 @@ class LmEval:
         asked = self._asked(split)
         whole = self.fingerprint()
         tasks = {name: whole["tasks"][name] for name in sorted(self.samples(split))}
+        code = {name: self._plans[name].source.code_hash() for name in tasks}
         return {
             **whole,
             "objectives": [[o.name, o.task, o.metric, o.filter, o.direction] for o in asked],
-            "tasks": {name: [data["config"], data[split]] for name, data in tasks.items()},
+            "tasks": {n: [data["config"], data[split], code[n]] for n, data in tasks.items()},
         }
 
     def write_samples(self, folder: str | Path) -> dict[Split, Path]:

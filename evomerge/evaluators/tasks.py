@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import logging
 import random
 from collections.abc import Iterator, Sequence
@@ -43,6 +44,13 @@ class TaskSource:
     def path(self) -> Path:
         """The YAML file on this machine."""
         return Path(self.file) if self.include is not None else _package() / self.file
+
+    def code_hash(self) -> str:
+        """Hash of the Python files beside the YAML file: ``!function`` runs what is in them."""
+        digest = hashlib.sha256()
+        for file in sorted(self.path.parent.glob("*.py")):
+            digest.update(f"{file.name}\0".encode() + file.read_bytes())
+        return digest.hexdigest()
 
 
 @contextlib.contextmanager

@@ -44,6 +44,7 @@ def write_config(project: Path, family: dict[str, Path], **changes) -> Path:
         "search_space": "global",
         "n_trials": 4,
         "n_finalists": 2,
+        "score_cache": False,  # a test that compares two runs is to score in both
     }
     path = project / "mine.yaml"
     path.write_text(yaml.safe_dump(config | changes, sort_keys=False))

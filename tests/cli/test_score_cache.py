@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+import yaml
 from transformers import PreTrainedModel
 
 from evomerge.cli import main
 from evomerge.report.tables import time_table
+from evomerge.resources import resource_folder
 from evomerge.store import open_run
 
-SEARCH = ("search", "mine.yaml", "--quiet", "n_trials=2", "n_finalists=1")
+SEARCH = ("search", "mine.yaml", "--quiet", "score_cache=true", "n_trials=2", "n_finalists=1")
 
 
 @pytest.fixture
@@ -60,6 +62,8 @@ def test_only_what_a_split_depends_on_counts(project, forwards) -> None:
     assert {t.split for t in scored if t.number >= 2} == {"test"}
 
 
-def test_the_switch_is_checked(project, capsys) -> None:
+def test_the_switch_is_on_and_checked(project, capsys) -> None:
+    settings = yaml.safe_load((resource_folder("conf") / "own.yaml").read_text())
+    assert settings["score_cache"] is True
     assert main(["search", "mine.yaml", "score_cache=maybe"]) != 0
     assert "score_cache: expected true or false" in capsys.readouterr().err

@@ -184,6 +184,11 @@ def test_scores_depend_on_one_split(task_folder):
     assert search != build(task_folder, guiding[1:]).scores_depend_on("search")
     for change in ({"num_fewshot": 1}, {"split_seed": 5}, {"gen_kwargs": {"max_gen_toks": 9}}):
         assert search != build(task_folder, **change).scores_depend_on("search")
+    code = task_folder / "metric.py"
+    code.write_text("def score(): return 1")
+    assert search != base.scores_depend_on("search")  # a metric of the task's own may have changed
+    code.unlink()
+    assert search == base.scores_depend_on("search")
 
 
 def test_stock_command(evaluator, tmp_path):
