@@ -68,7 +68,7 @@ def memory(tmp_path_factory) -> Path:
 def test_schedules(name, memory, request) -> None:
     build = driver(name)
     request.addfinalizer(lambda: shutil.rmtree(memory / name, ignore_errors=True))
-    n_trials = (8, 10) if name in {"bayesian", "map_quadratic"} else (2, 6)
+    n_trials = (8, 10) if name in {"bayesian", "map_quadratic"} else (2, 5)
     one = os.environ.get("SEED")
     seeds = [int(one)] if one else range(COUNTS[name])
     ends: Counter[str] = Counter()
