@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from evomerge.errors import RunFolderError, StudyError
+from evomerge.journal import RESULT, read
 from evomerge.optimizers.base import Optimizer, Problem
 from evomerge.recipe import LayerGroup, ModelRef, Recipe
 from evomerge.run import Run
-from evomerge.store import TrialStore, open_run
+from evomerge.store import JOURNAL, TrialStore, open_run
 from evomerge.study import Study
 from evomerge.trial import Objective, Scores, Trial, TrialState
 from tests.simulation.disk import HOWS, Disk, DriverDeath, under
@@ -232,6 +233,8 @@ def judge(plan: Plan, build: Build, folder: Path, witnesses: Sequence[Witness]) 
         assert keys[: len(witness.told_keys)] == witness.told_keys, "told in another order"
     for t in trials:
         _judge_trial(plan, t)
+    results = [e for e in read(folder / JOURNAL).entries if RESULT in e.attrs]
+    assert all(e.closed for e in results), "Optuna thinks that a finished trial runs"
     _judge_fold(build(problem(plan.seed)), trials, witnesses)
     if not _is_hopeless(trials):
         assert not found.running

@@ -6,10 +6,12 @@ SEED=137 pytest tests/simulation -k "schedules and sobol"      # one schedule
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import shutil
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,10 @@ from hydra.utils import get_class
 from omegaconf import OmegaConf
 
 from evomerge.resources import resource_folder
+from evomerge.store import open_run
+from evomerge.study import Study
 from tests.simulation.schedule import Plan, judge, run
+from tests.simulation.virtual import Faults
 
 SMALL = {
     "bayesian": {"n_startup": 3},
@@ -54,14 +59,16 @@ def driver(name: str):
 
 
 @pytest.fixture(scope="module")
-def memory(tmp_path_factory) -> Path:
+def memory(tmp_path_factory) -> Iterator[Path]:
     """A folder that costs no disk: only what a death leaves behind matters here."""
     shared = Path("/dev/shm")
     if not os.access(shared, os.W_OK):
-        return tmp_path_factory.mktemp("simulation")
+        yield tmp_path_factory.mktemp("simulation")
+        return
     folder = shared / f"evomerge-simulation-{os.getpid()}"
     folder.mkdir()
-    return folder
+    yield folder
+    shutil.rmtree(folder)
 
 
 @pytest.mark.parametrize("name", COUNTS)
@@ -84,3 +91,74 @@ def test_schedules(name, memory, request) -> None:
     print(name, dict(ends))
     if not one:
         assert ends["finished"] > 0.9 * len(seeds)
+
+
+@pytest.mark.parametrize("name", ["random", "de", "m2n2", "cma_es", "nsga2"])
+def test_one_worker_equals_the_undisturbed_run(name, memory, request) -> None:
+    """Deaths, losses, repeats and stragglers leave the trials of a run that had none of them."""
+    folder = memory / f"one-{name}"
+    request.addfinalizer(lambda: shutil.rmtree(folder, ignore_errors=True))
+    build, checked = driver(name), 0
+    for seed in range(400, 410):
+        plan = dataclasses.replace(Plan.draw(seed, (6, 9), documents=True), workers=1)
+        plan = dataclasses.replace(plan, faults=dataclasses.replace(plan.faults, poisons=0.0))
+        calm = dataclasses.replace(plan, faults=Faults(seed), deaths=())
+        both = []
+        for i, what in enumerate((plan, calm)):
+            run(what, build, folder / f"{seed}-{i}")
+            trials = open_run(folder / f"{seed}-{i}").trials
+            both.append([(t.number, t.split, t.recipe.id, dict(t.scores.values)) for t in trials])
+        assert both[0] == both[1], f"seed {seed}"
+        checked += len(plan.deaths) > 0
+    assert checked > 3
+
+
+@pytest.mark.parametrize("name", ["sobol", "cma_es"])
+def test_on_a_real_disk(name, tmp_path) -> None:
+    """The same with every sync carried out, and no part of the store's code replaced."""
+    build = driver(name)
+    for seed in range(500, 506):
+        plan = Plan.draw(seed, (3, 5), documents=True)
+        witnesses = run(plan, build, tmp_path / str(seed), syncs=True)
+        judge(plan, build, tmp_path / str(seed), witnesses)
+
+
+def _tells_first(study: Study) -> None:
+    for trial in (finished := study._executor.collect()):
+        del study._pending[trial.number, trial.split]
+        study._take(trial)
+    study._store.append(*finished)
+
+
+def _believes_everything(study: Study) -> None:
+    study._store.append(*(finished := study._executor.collect()))
+    for trial in finished:
+        del study._pending[trial.number, trial.split]
+        study._take(trial)
+
+
+def _forgets_what_ran(study: Study) -> None:
+    for trial in (t for t in study._store.load() if t.finished):
+        study._n_search += trial.kind == "search" and trial.split == "search"
+        study._take(trial, fresh=False)
+
+
+@pytest.mark.parametrize(
+    ("method", "broken", "error"),
+    [
+        ("_collect", _tells_first, AssertionError),
+        ("_collect", _believes_everything, KeyError),
+        ("_replay", _forgets_what_ran, AssertionError),
+    ],
+)
+def test_the_laws_notice_a_broken_study(memory, monkeypatch, method, broken, error) -> None:
+    monkeypatch.setattr(Study, method, broken)
+    folder, build = memory / broken.__name__, driver("random")
+
+    def some() -> None:
+        for seed in range(40):
+            plan = Plan.draw(seed, (2, 5))
+            judge(plan, build, folder / str(seed), run(plan, build, folder / str(seed)))
+
+    with pytest.raises(error):
+        some()
