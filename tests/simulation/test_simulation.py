@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import multiprocessing
 import os
 import shutil
+import traceback
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -71,26 +74,46 @@ def memory(tmp_path_factory) -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-@pytest.mark.parametrize("name", COUNTS)
-def test_schedules(name, memory, request) -> None:
-    build = driver(name)
-    request.addfinalizer(lambda: shutil.rmtree(memory / name, ignore_errors=True))
+@pytest.fixture(scope="module")
+def processes() -> Iterator[ProcessPoolExecutor]:
+    """One per core, so that thousands of schedules take half a minute."""
+    n = min(4, os.cpu_count() or 1)
+    with ProcessPoolExecutor(n, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield pool
+
+
+def outcomes(name: str, seeds: Sequence[int], memory: Path) -> Counter[str]:
+    """Runs and judges schedules; how they ended.
+
+    Raises:
+        AssertionError: One failed; the message says how to replay it.
+    """
+    build, ends = driver(name), Counter()
     n_trials = (8, 10) if name in {"bayesian", "map_quadratic"} else (2, 5)
-    one = os.environ.get("SEED")
-    seeds = [int(one)] if one else range(COUNTS[name])
-    ends: Counter[str] = Counter()
     for seed in seeds:
         plan = Plan.draw(seed, n_trials, documents=name in DOCUMENTS)
         folder = memory / name / str(seed)
         try:
             ends[judge(plan, build, folder, run(plan, build, folder))] += 1
-        except BaseException:
-            print(f"SEED={seed} pytest tests/simulation -k 'schedules and {name}'   # {plan}")
-            raise
+        except BaseException as e:
+            command = f"SEED={seed} pytest tests/simulation -k 'schedules and {name}'"
+            reason = "".join(traceback.format_exception(e))
+            raise AssertionError(f"{command}   # {plan}\n{reason}") from None
         shutil.rmtree(folder)
+    return ends
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_schedules(name, memory, processes) -> None:
+    if one := os.environ.get("SEED"):
+        print(outcomes(name, [int(one)], memory))
+        return
+    pieces = [range(i, COUNTS[name], 20) for i in range(min(20, COUNTS[name]))]
+    jobs = [processes.submit(outcomes, name, piece, memory) for piece in pieces]
+    ends = sum((job.result() for job in jobs), Counter())
     print(name, dict(ends))
-    if not one:
-        assert ends["finished"] > 0.9 * len(seeds)
+    assert sum(ends.values()) == COUNTS[name]
+    assert ends["finished"] > 0.9 * COUNTS[name]
 
 
 @pytest.mark.parametrize("name", ["random", "de", "m2n2", "cma_es", "nsga2"])
