@@ -12,8 +12,9 @@ per layer group.
 
 Figures:
 
-* ``utilisation_64``, ``utilisation_256``: share of the workers' time with a job, from the first to
-  the last one handed out, at 24 dimensions;
+* ``utilisation_64``, ``utilisation_256``: share of the workers' time with a job, from the first
+  search trial to the last one handed out, at 24 dimensions; ``_whole``: with the reference points
+  before it, for which most drivers wait (one evaluation, here often a straggler's);
 * ``driver_ms_per_trial``, ``driver_ms_per_trial_200``: wall time of the driver at 24 and 200
   dimensions, 256 workers; ``_cpu``: its processor time; ``_first`` and ``_last``: of the first and
   the last tenth of the trials, to show what grows;
@@ -110,8 +111,13 @@ class Measured(VirtualExecutor):
     def __init__(self, workers: int) -> None:
         super().__init__(evaluate, workers, seconds, FAULTS, time.perf_counter)
         self.cpu, self._cpu_since = 0.0, time.process_time()
-        self.told = 0
+        self.told, self.began = 0, (0.0, 0.0)
         self.curve: list[tuple[int, float, int]] = []  # trials, driver seconds, resident bytes
+
+    def submit(self, job: Job) -> None:
+        if job.trial.kind == "search" and self.began == (0.0, 0.0):
+            self.began = self.offered_until_now
+        super().submit(job)
 
     def collect(self, timeout: float | None = None) -> list[Trial]:
         self.cpu += time.process_time() - self._cpu_since
@@ -151,10 +157,11 @@ def search(dim: int, workers: int, n_trials: int, optimizer: str, folder: Path) 
     start = time.perf_counter()
     assert len(open_run(folder).trials) == n_trials + len(space.references())
     loaded = time.perf_counter() - start
-    curve = executor.curve
+    curve, (offered, idle) = executor.curve, executor.began
     tenth = max(1, len(curve) // 10)
     return {
-        "utilisation": 1 - executor.idle / executor.offered,
+        "utilisation": 1 - (executor.idle - idle) / (executor.offered - offered),
+        "utilisation_whole": 1 - executor.idle / executor.offered,
         "driver_ms": 1e3 * executor.driver / executor.told,
         "driver_ms_cpu": 1e3 * executor.cpu / executor.told,
         "driver_ms_first": _slope(curve[: tenth + 1]),
@@ -244,6 +251,9 @@ def main() -> None:
                 shutil.rmtree(folder)
             print(name, json.dumps({k: round(v, 4) for k, v in found.items()}), flush=True)
             figures[f"utilisation_{workers}" + "_200" * (dim == 200)] = found["utilisation"]
+            figures[f"utilisation_{workers}_whole" + "_200" * (dim == 200)] = found[
+                "utilisation_whole"
+            ]
             if name != "64":
                 suffix = "_200" if dim == 200 else ""
                 figures["driver_ms_per_trial" + suffix] = found["driver_ms"]
