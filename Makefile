@@ -6,12 +6,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install demo test test-slow test-gpu lint format bench clean
+.PHONY: help install demo test test-slow test-gpu chaos lint format bench clean
 
 help:
 	@echo "make demo       install everything and run the main job on the built-in models"
 	@echo "make test       the tests (under ten minutes on two cores)"
 	@echo "make test-slow  also the slow ones: builds the full zoo and searches it"
+	@echo "make chaos      random kills on a real Ray cluster of two nodes, 50 schedules"
 	@echo "make test-gpu   the tests that need a GPU"
 	@echo "make lint       ruff and mypy --strict"
 	@echo "make bench      all benchmarks, about an hour on two cores; each file in benchmarks/ runs alone too"
@@ -36,6 +37,9 @@ test-slow: install
 
 test-gpu: install
 	$(BIN)/python -m pytest -m gpu
+
+chaos: install
+	$(BIN)/python -m pytest -m slow -s tests/chaos
 
 lint: install
 	$(BIN)/ruff check .

@@ -234,9 +234,8 @@ class Journal:
         """Appends; where that fails in the middle, the file is as it was."""
         with self._path.open("ab", buffering=0) as f:
             try:
-                written = f.write(data)
-                if written != len(data):  # a full disk takes what fits, and says so the next time
-                    f.write(data[written:])
+                while data:  # a full disk takes what fits, and says so the next time
+                    data = data[f.write(data) :]
             except OSError:
                 f.truncate(self._size)
                 raise

@@ -120,11 +120,13 @@ class Recipe:
 
         Models enter by content where it is known, so the id is the same on every machine.
         """
-        data = self.to_dict()
-        for model in [*data["models"], *([data["base"]] if data["base"] else [])]:
-            if model["content"]:
-                del model["path"]
-        text = json.dumps(data, sort_keys=True, separators=(",", ":"))
+        base, groups, models = _canonical_layout(self.base, self.groups, self.models)
+        coefficients = _canonical({k: v.tolist() for k, v in self.coefficients.items()})
+        text = (
+            f'{{"base":{base},"coefficients":{coefficients},"fixed":{_canonical(dict(self.fixed))},'
+            f'"format":{FORMAT},"groups":{groups},"method":{_canonical(self.method)},'
+            f'"models":{models}}}'
+        )
         return hashlib.sha256(text.encode()).hexdigest()
 
     def with_groups(self, groups: tuple[LayerGroup, ...]) -> Recipe:
@@ -226,3 +228,25 @@ class Recipe:
         if not isinstance(data, Mapping):
             raise ConfigError("the recipe file holds no mapping; expected an evomerge recipe.")
         return cls.from_dict(data)
+
+
+def _canonical(data: Any) -> str:
+    return json.dumps(data, sort_keys=True, separators=(",", ":"))
+
+
+@functools.lru_cache(maxsize=8)
+def _canonical_layout(
+    base: ModelRef | None, groups: tuple[LayerGroup, ...], models: tuple[ModelRef, ...]
+) -> tuple[str, str, str]:
+    """Base, groups and models in canonical form: the same for all recipes of a search."""
+
+    def plain(model: ModelRef) -> dict[str, str]:
+        return {
+            k: v for k, v in dataclasses.asdict(model).items() if k != "path" or not model.content
+        }
+
+    return (
+        _canonical(plain(base) if base else None),
+        _canonical([{"name": g.name, "tensors": list(g.tensors)} for g in groups]),
+        _canonical([plain(m) for m in models]),
+    )

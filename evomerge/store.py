@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from evomerge.errors import RunFolderError
 from evomerge.journal import RESULT, Batch, Contents, Entry, Journal, State, encode_ranges, read
@@ -38,6 +39,7 @@ from evomerge.trial import Objective, Scores, Trial, TrialState
 
 JOURNAL = "journal.log"
 _SEARCH, _FINALS = "search", "finals"
+Documents = npt.NDArray[np.float32]
 _STATES = {
     TrialState.COMPLETE: State.COMPLETE,
     TrialState.PRUNED: State.PRUNED,
@@ -323,9 +325,9 @@ def _drop_unsynced(folder: Path, journal: Journal, found: Contents) -> Contents:
 
 
 def _has_scores(folder: Path, attrs: Mapping[str, Any]) -> bool:
+    path = _scores_path(folder, attrs["number"], attrs["split"])
     try:
-        _read_scores(folder, attrs["number"], attrs["split"], attrs[RESULT]["values"])
-        return _scores_path(folder, attrs["number"], attrs["split"]).exists()
+        return path.exists() and bool(_read(path))
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
         return False
 
@@ -416,7 +418,7 @@ def _finished(attrs: Mapping[str, Any], layouts: Mapping[str, _Layout], folder: 
         scores = Scores(
             values=result["values"],
             stderr={k: math.nan if v is None else v for k, v in result["stderr"].items()},
-            per_example=_read_scores(folder, number, attrs["split"], result["values"]),
+            per_example=_Stored(_scores_path(folder, number, attrs["split"]), result["values"]),
             seconds=result["seconds"],
         )
     return _trial(
@@ -478,17 +480,37 @@ def _write_scores(folder: Path, trial: Trial) -> Iterator[IO[bytes]]:
     yield f
 
 
-def _read_scores(
-    folder: Path, number: int, split: str, values: Mapping[str, float]
-) -> dict[str, np.ndarray[Any, np.dtype[np.float32]] | None]:
-    found: dict[str, np.ndarray[Any, np.dtype[np.float32]] | None] = dict.fromkeys(values)
-    try:
-        with np.load(_scores_path(folder, number, split)) as data:
-            for i, name in enumerate(data["names"]):
-                found[str(name)] = data[f"values{i}"]
-    except FileNotFoundError:
-        pass  # aggregate scores are still good: a folder may have been copied without arrays
-    return found
+def _read(path: Path) -> dict[str, Documents]:
+    with np.load(path) as data:
+        return {str(name): data[f"values{i}"] for i, name in enumerate(data["names"])}
+
+
+class _Stored(Mapping[str, Documents | None]):
+    """Per-document scores that are read when somebody wants them: few do, and trials are many.
+
+    Args:
+        path: Their file. Where it is missing (a folder copied without arrays), there are none.
+        names: The objectives.
+    """
+
+    def __init__(self, path: Path, names: Sequence[str]) -> None:
+        self._path, self._names = path, tuple(names)
+
+    @functools.cached_property
+    def _arrays(self) -> dict[str, Documents | None]:
+        found: dict[str, Documents | None] = dict.fromkeys(self._names)
+        with contextlib.suppress(FileNotFoundError):
+            found |= _read(self._path)
+        return found
+
+    def __getitem__(self, name: str) -> Documents | None:
+        return self._arrays[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def _short(value: Any) -> str:

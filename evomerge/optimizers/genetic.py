@@ -74,14 +74,18 @@ class Breeder:
         self._mutation_prob = 1 / dim if mutation_prob is None else float(mutation_prob)
         self._mutation_eta = float(mutation_eta)
         self._n_searched = 0
-        self._seen: list[Vector] = []
+        self._seen: Matrix = np.zeros((64, dim))  # grows by doubling; the first n_seen rows count
+        self._n_seen = 0
         self._sobol = SobolSequence(dim, problem.seed, self._pop_size)
 
     def tell(self, trial: Trial) -> None:
         """Takes any told trial that counts, of whatever state: its point is not proposed again."""
         self._n_searched += trial.kind == "search"
         if trial.x is not None:
-            self._seen.append(np.array(trial.x, dtype=np.float64))
+            if self._n_seen == len(self._seen):
+                self._seen = np.vstack([self._seen, np.zeros_like(self._seen)])
+            self._seen[self._n_seen] = trial.x
+            self._n_seen += 1
 
     def ask(
         self, n: int, first: int, pending: Sequence[Trial], X: Matrix, better: Better
@@ -97,9 +101,9 @@ class Breeder:
         """
         open_trials = [t for t in pending if counts(t)]
         index = self._n_searched + len(open_trials)
-        taken = np.array(
-            [*self._seen, *(t.x for t in open_trials if t.x is not None)], dtype=np.float64
-        ).reshape(-1, self._dim)
+        taken = np.array([t.x for t in open_trials if t.x is not None], dtype=np.float64).reshape(
+            -1, self._dim
+        )
         points: list[Vector] = []
         for i in range(n):
             x = self._propose(index + i, rng_for(self._seed, first + i), taken, X, better)
@@ -110,17 +114,20 @@ class Breeder:
     def _propose(
         self, index: int, rng: np.random.Generator, taken: Matrix, X: Matrix, better: Better
     ) -> Vector:
-        """One point that differs from all (t, d) ``taken`` ones, after ``index`` search trials."""
+        """One point that differs from all told and (t, d) ``taken`` ones, the ``index``-th."""
         if index < self._pop_size or len(X) < 2:
             x = self._start.copy() if index == 0 else self._sobol[index - 1]
-            if not is_taken(x, taken):
+            if self._is_new(x, taken):
                 return x
         if len(X) >= 2:
             for _ in range(_REDRAWS):
                 x = self._child(rng, X, better)
-                if not is_taken(x, taken):
+                if self._is_new(x, taken):
                     return x
         return rng.random(self._dim)
+
+    def _is_new(self, x: Vector, taken: Matrix) -> bool:
+        return not (is_taken(x, taken) or is_taken(x, self._seen[: self._n_seen]))
 
     def _child(self, rng: np.random.Generator, X: Matrix, better: Better) -> Vector:
         """Binary tournaments, crossover and mutation."""
@@ -176,4 +183,5 @@ def constrained_ranks(F: Matrix, violations: Vector) -> Ints:
 
 def is_taken(x: Vector, taken: Matrix) -> bool:
     """Whether ``x`` is one of the (t, d) points."""
-    return bool((np.abs(taken - x) <= _SAME).all(axis=1).any())
+    near = taken[np.abs(taken[:, 0] - x[0]) <= _SAME]  # nearly always none
+    return bool((np.abs(near - x) <= _SAME).all(axis=1).any())

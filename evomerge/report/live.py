@@ -41,6 +41,7 @@ class LiveView:
         self._capacity, self._n_trials = 1, 0
         self._scale: Scale | None = None
         self._told: list[Trial] = []
+        self._n_done, self._n_failed = 0, 0  # search trials
         self._running: dict[tuple[int, str], Trial] = {}
         self._fresh: list[float] = []  # when search trials of this sitting were told
         self._best: tuple[float, Trial] | None = None
@@ -134,6 +135,9 @@ class LiveView:
             self.say(f"{trial.name} failed: {last[0][:200]}")
         if trial.split != "search":
             return
+        if trial.kind == "search":
+            self._n_done += 1
+            self._n_failed += trial.state is TrialState.FAILED
         if fresh and trial.kind == "search":
             self._fresh.append(time.monotonic())
         if trial.kind == "reference":
@@ -195,9 +199,7 @@ class LiveView:
 
     def _counts(self) -> tuple[int, int, int]:
         """Search trials done, failed, and trials running."""
-        done = [t for t in self._told if t.kind == "search" and t.split == "search"]
-        failed = sum(t.state is TrialState.FAILED for t in done)
-        return len(done), failed, len(self._running)
+        return self._n_done, self._n_failed, len(self._running)
 
     def _line(self) -> str:
         done, failed, running = self._counts()
@@ -226,8 +228,8 @@ class LiveView:
         """How far the best is ahead of the best single model, with its error bar."""
         if self._best is None or self._scale is None:
             return ""
-        searched = [t for t in self._told if t.split == "search"]
-        singles = ranked([t for t in searched if is_single(t)], self._scale, self._bounds)
+        told = [t for t in self._told if t.kind == "reference" and t.split == "search"]
+        singles = ranked([t for t in told if is_single(t)], self._scale, self._bounds)
         if not singles:
             return ""
         lead = paired_mean(self._best[1], singles[0], self._scale)

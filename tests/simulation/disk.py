@@ -81,7 +81,7 @@ class Disk:
         raise DriverDeath
 
     def cut_power(self, journal: Path) -> None:
-        """Takes any part of what was not synced: the journal's end, scores wholly or partly."""
+        """Takes any part of what was not synced: the journal's end, scores in part or whole."""
         if journal.exists():
             end = self.rng.randint(
                 min(self.synced, journal.stat().st_size), journal.stat().st_size

@@ -94,6 +94,11 @@ class VirtualExecutor:
         self._order = itertools.count()
         self._open = 0  # jobs without an answer
 
+    @property
+    def offered_until_now(self) -> tuple[float, float]:
+        """``offered`` and ``idle``, whether or not a job is handed out."""
+        return self._offered, self._waited
+
     def warm_up(self) -> None:
         self._since = self._driver_seconds() if self._driver_seconds else None
 
