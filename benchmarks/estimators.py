@@ -212,7 +212,6 @@ METHODS: dict[str, tuple[Chooser, Estimator, bool]] = {
     "anchor points": (anchors, anchor_weights, False),
     "anchor points, conditioning": (anchors, conditioning, False),
     "greedy, conditioning": (greedy, conditioning, False),
-    "balanced, subset mean": (choose, subset_mean, False),
-    "balanced, conditioning": (choose, conditioning, False),
+    "chosen, conditioning": (choose, conditioning, False),
 }
 """Name to (chooser, estimator, whether it is for hits and misses only)."""

@@ -35,14 +35,15 @@ import numpy.typing as npt
 from evomerge.errors import ConfigError
 
 Array = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.int64]
 
 LATEST = 100
 """Trials that are used, the latest ones: more cost time (their number cubed) and add little."""
-SHARES = (0.1, 0.4, 0.7, 0.9, 0.98)
+SHARES = (0.4, 0.7, 0.9, 0.98)
 """Values of g that are tried."""
-_LEVEL, _LEVEL_TRIALS, _LEVEL_SHARE = 2.0, 2, 0.1
-"""L is twice the variance of the trials' means, with two trials more that differ by a tenth of
-the variance between documents: the first few trials may happen to be equally good."""
+_LEVEL, _LEVEL_TRIALS, _LEVEL_SHARE = 3.0, 3, 0.1
+"""L is three times the variance of the trials' means, with three trials more that differ by a
+tenth of the variance between documents: the first few trials may happen to be equally good."""
 _SLOPE = 0.25
 _PRIOR = 4
 """Residuals, and left-out trials, that the model's own variance counts as."""
@@ -147,14 +148,16 @@ def estimate(history: npt.ArrayLike, values: npt.ArrayLike) -> Estimate:
     return Estimate(float((values[seen].sum() + (n - k) * unseen) / n), float(stderr))
 
 
-def choose(history: npt.ArrayLike, k: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+def choose(history: npt.ArrayLike, k: int, rng: np.random.Generator) -> Indices:
     """Chooses documents that stand for all of them.
 
     Documents are points, a finished trial a coordinate. They are halved at the median along
-    their leading principal component, the halves likewise, and so on; taken by turns from either
-    half at every level, any first k are spread evenly over the tree: a stratified sample that
-    stays one as it grows, in which every document is as likely as any other. k = n gives an order
-    whose beginnings are what smaller k give from the same state of the generator.
+    their leading principal component, the halves likewise, and so on; either half at every level
+    gets as many of the documents asked as its answers vary between trials (Neyman 1934, "On the
+    two different aspects of the representative method"). So any first k are a stratified sample,
+    with few documents that every trial answered alike; their plain mean is biased,
+    :func:`estimate` is not misled. k = n gives an order whose beginnings are what smaller k give
+    from the same state of the generator.
 
     Args:
         history: (T, n), as in :func:`estimate`. Without a finished trial the choice is random.
@@ -172,7 +175,7 @@ def choose(history: npt.ArrayLike, k: int, rng: np.random.Generator) -> npt.NDAr
     n = rows.shape[1]
     if not 0 <= k <= n:
         raise ConfigError(f"choose: expected k between 0 and {n} documents, got {k}.")
-    return _balanced(rows.T, rng.permutation(n), rng)[:k]
+    return _spread(rows.T, _variation(rows), rng.permutation(n), rng)[:k]
 
 
 def _checked(history: npt.ArrayLike, values: npt.ArrayLike) -> tuple[Array, Array]:
@@ -252,22 +255,29 @@ def _t90(dof: int) -> float:
     return float(stdtrit(dof, 0.95)) / _Z90
 
 
-def _balanced(
-    points: Array, order: npt.NDArray[np.int64], rng: np.random.Generator
-) -> npt.NDArray[np.int64]:
-    """Orders these points so that every beginning is spread over the tree of halves."""
-    n = len(order)
-    if n < 2:
+def _variation(rows: Array) -> Array:
+    """(n,) standard deviations over the trials, each with one average residual more."""
+    trials, n = rows.shape
+    Z = rows - rows.mean(axis=0) if trials else rows
+    square = ((Z - Z.mean(axis=1, keepdims=True)) ** 2).sum(axis=0)
+    average = square.mean() / max(1, trials - 1)
+    return np.sqrt(square + average) if average > 0 else np.ones(n)
+
+
+def _spread(points: Array, size: Array, order: Indices, rng: np.random.Generator) -> Indices:
+    """Orders these points so that every beginning is spread over the tree of halves.
+
+    Halves are merged like two runners that pass each other: the j-th of a half comes at time
+    (j + u) / (the half's size).
+    """
+    if len(order) < 2:
         return order
     order = order[np.argsort(_along(points[order]), kind="stable")]
-    cut = (n + int(rng.integers(2))) // 2
-    halves = [_balanced(points, part, rng) for part in (order[:cut], order[cut:])]
-    if rng.integers(2):
-        halves.reverse()
-    halves.sort(key=len, reverse=True)  # stable: chance decides between equals only
-    found = np.empty(n, dtype=np.int64)
-    found[0::2], found[1::2] = halves
-    return found
+    cut = (len(order) + int(rng.integers(2))) // 2
+    halves = [_spread(points, size, part, rng) for part in (order[:cut], order[cut:])]
+    times = [(np.arange(len(h)) + rng.uniform()) / size[h].sum() for h in halves]
+    merged: Indices = np.concatenate(halves)[np.argsort(np.concatenate(times), kind="stable")]
+    return merged
 
 
 def _along(points: Array) -> Array:
