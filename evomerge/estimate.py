@@ -4,24 +4,23 @@ The documents of a split are one Gaussian vector whose covariance the finished t
 of the same models fail and succeed on the same documents. From the k documents that a candidate
 has answered, its mean over all n is a conditional mean, and its error a conditional variance::
 
-    v ~ N(mu, Sigma),   Sigma = g (S + L 11' + B mm') + (1 - g) s2 I
+    v ~ N(mu, Sigma),   Sigma = g (S + L hh' + B mm') + (1 - g) s2 I
 
 * mu (n,) is the mean of the T finished trials per document, S (n, n) their sample covariance, s2
   the mean variance of a document beside the shifts of whole trials. Shrinking S towards s2 I is
   Ledoit & Wolf (2004, "A well-conditioned estimator for large-dimensional covariance matrices");
-  how much, g, is what predicts the finished trials best, each left out in turn.
-* L lets a candidate be better or worse on all documents than any trial before it; B lets it
-  answer as if documents differed more or less than they do on average (m = mu - mean(mu)). Both
+  g, and h below, are those that predict the finished trials best, each left out in turn.
+* L lets a candidate be better or worse on all documents than any trial before it, everywhere
+  alike (h = 1) or where answers vary (h_i proportional to document i's standard deviation); B lets
+  it answer as if documents differed more or less than they do on average (m = mu - mean(mu)). They
   matter while T is small: without them a candidate unlike the first trials is pulled towards them.
 * The variance is scaled by the candidate's own residuals, and by the leave-one-trial-out errors
   of the finished trials on the same documents: never below what the model says, wider where the
   model was wrong. The t quantile of T + 3 degrees of freedom is part of it, so that ``mean +-
   1.645 stderr`` covers 90% with short histories too.
 
-Regressing on other models' answers is the strongest of the published ways to predict a benchmark
-from few documents when the models are alike (Zhang, Dorner & Hardt 2025, arXiv:2506.07673, "How
-Benchmark Prediction from Fewer Data Misses the Mark"), and candidates of one search are.
-docs/estimating.md has the comparison, with item response theory and anchor points.
+Regression on other models' answers predicts benchmarks well where the models are alike (Zhang,
+Dorner & Hardt 2025, arXiv:2506.07673), as candidates are. docs/estimating.md compares.
 """
 
 from __future__ import annotations
@@ -66,32 +65,33 @@ class Estimate:
 
 @dataclasses.dataclass(frozen=True)
 class _Space:
-    """What does not depend on g: r = T + 2 rows, the trials first, on the seen documents.
+    """What depends on h but not on g: r = T + 2 rows, the trials first, on the seen documents.
 
     Attributes:
+        rows: (r, k) the rows.
         eigenvalues: (r,) of the rows' inner products.
         basis: (r, r) their eigenvectors.
         target: (r,) the rows' means over the unseen documents.
         noise: s2.
         trials: T.
-        k: Documents seen.
         n_unseen: Documents not seen.
     """
 
+    rows: Array
     eigenvalues: Array
     basis: Array
     target: Array
     noise: float
     trials: int
-    k: int
     n_unseen: int
 
 
 @dataclasses.dataclass(frozen=True)
 class _Fit:
-    """The conditional mean of the unseen documents' mean, for one g.
+    """The conditional mean of the unseen documents' mean, for one g and h.
 
     Attributes:
+        space: What it was fitted in.
         weight: (r,) what the inner products of the rows with the residuals count.
         damping: (r,) eigenvalues of the precision of the residuals, in the basis of the rows.
         noise: (1 - g) s2.
@@ -100,6 +100,7 @@ class _Fit:
         ratio: (T,) the same, squared, over the variance that the model gave them.
     """
 
+    space: _Space
     weight: Array
     damping: Array
     noise: float
@@ -129,19 +130,14 @@ def estimate(history: npt.ArrayLike, values: npt.ArrayLike) -> Estimate:
     n, k = len(values), int(seen.sum())
     if k == n:
         return Estimate(float(values.mean()), 0.0)
-    directions, noise = _directions(rows)
-    if noise <= 0:
+    if not _noise(rows) > 0:
         return _plain(rows, values[seen], n)
-    mu = rows.mean(axis=0)
-    X = directions[:, seen]
-    eigenvalues, basis = np.linalg.eigh(X @ X.T)
-    target = directions[:, ~seen].mean(axis=1)
-    space = _Space(np.maximum(eigenvalues, 0.0), basis, target, noise, len(rows), k, n - k)
-    fits = [_fit(space, share) for share in SHARES]
+    spaces = [_space(rows, seen, shape) for shape in (np.ones(n), _variation(rows))]
+    fits = [_fit(space, share) for space in spaces for share in SHARES]
     best = min(fits, key=lambda fit: float(fit.left_out @ fit.left_out))
-    residuals = values[seen] - mu[seen]
-    inner = basis.T @ (X @ residuals)
-    unseen = mu[~seen].mean() + best.weight @ inner
+    residuals = (values - rows.mean(axis=0))[seen]
+    inner = best.space.basis.T @ (best.space.rows @ residuals)
+    unseen = rows.mean(axis=0)[~seen].mean() + best.weight @ inner
     square = (residuals @ residuals - best.damping @ inner**2) / best.noise
     variance = best.variance * _inflation(square, k, best.ratio)
     stderr = (1 - k / n) * math.sqrt(variance) * _t90(len(rows) - 1 + _PRIOR)
@@ -201,23 +197,33 @@ def _plain(rows: Array, seen: Array, n: int) -> Estimate:
     return Estimate(float(seen.mean()), stderr)
 
 
-def _directions(rows: Array) -> tuple[Array, float]:
-    """((T + 2, n) rows R, s2) with S + L 11' + B mm' = R'R / (T - 1); s2 = 0: nothing known."""
+def _noise(rows: Array) -> float:
+    """s2; 0 where nothing is known."""
     trials, n = rows.shape
     if trials < 2:
-        return np.zeros((0, n)), 0.0
-    mu = rows.mean(axis=0)
-    Z = rows - mu
-    level = Z.mean(axis=1)
-    m = mu - mu.mean()
-    square = float(((Z - level[:, None]) ** 2).sum())
+        return 0.0
+    Z = rows - rows.mean(axis=0)
+    square = float(((Z - Z.mean(axis=1, keepdims=True)) ** 2).sum())
     # One residual more, of the size of the differences between documents: trials that agree on
     # everything do not prove that the next one will.
-    noise = (square + float(m @ m) / n) / (n * (trials - 1))
-    between = float(m @ m) / n + noise
+    return (square + float(rows.mean(axis=0).var())) / (n * (trials - 1))
+
+
+def _space(rows: Array, seen: npt.NDArray[np.bool_], shape: Array) -> _Space:
+    """Rows R with S + L hh' + B mm' = R'R / (T - 1), h the shape scaled to a mean square of 1."""
+    trials, n = rows.shape
+    noise, mu = _noise(rows), rows.mean(axis=0)
+    Z = rows - mu
+    level = Z.mean(axis=1)
+    between = float(mu.var()) + noise
     shift = _LEVEL * (float(level @ level) + _LEVEL_TRIALS * _LEVEL_SHARE * between)
-    slope = math.sqrt(_SLOPE * (trials - 1)) * m
-    return np.vstack([Z, slope, np.full(n, math.sqrt(shift))]), noise
+    slope = math.sqrt(_SLOPE * (trials - 1)) * (mu - mu.mean())
+    R = np.vstack([Z, slope, math.sqrt(shift / float((shape**2).mean())) * shape])
+    X = R[:, seen]
+    eigenvalues, basis = np.linalg.eigh(X @ X.T)
+    target = R[:, ~seen].mean(axis=1)
+    spectrum = np.maximum(eigenvalues, 0.0)
+    return _Space(X, spectrum, basis, target, noise, trials, n - X.shape[1])
 
 
 def _fit(space: _Space, share: float) -> _Fit:
@@ -237,8 +243,9 @@ def _fit(space: _Space, share: float) -> _Fit:
     reach = (space.basis**2 @ (space.eigenvalues * precision))[:trials]
     rest = np.maximum(1 - a * grow * reach, 1e-6)
     left_out = grow * (space.target[:trials] - predicted) / rest
-    own = (_PRIOR + grow**2 * reach / rest / (1 + 1 / trials)) / (_PRIOR + space.k)
-    return _Fit(weight, a * precision, s, variance, left_out, left_out**2 / (variance * own))
+    own = (_PRIOR + grow**2 * reach / rest / (1 + 1 / trials)) / (_PRIOR + space.rows.shape[1])
+    ratio = left_out**2 / (variance * own)
+    return _Fit(space, weight, a * precision, s, variance, left_out, ratio)
 
 
 def _inflation(square: float, k: int, ratio: Array) -> float:
@@ -267,8 +274,7 @@ def _variation(rows: Array) -> Array:
 def _spread(points: Array, size: Array, order: Indices, rng: np.random.Generator) -> Indices:
     """Orders these points so that every beginning is spread over the tree of halves.
 
-    Halves are merged like two runners that pass each other: the j-th of a half comes at time
-    (j + u) / (the half's size).
+    Halves are merged by time: the j-th of a half comes at (j + u) / (the half's size).
     """
     if len(order) < 2:
         return order
@@ -292,5 +298,4 @@ def _along(points: Array) -> Array:
         if length == 0:
             return np.zeros(len(Y))
         direction = Y.T @ (Y @ (direction / length))
-    found: Array = Y @ direction
-    return found
+    return np.asarray(Y @ direction)

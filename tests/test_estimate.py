@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from evomerge.errors import ConfigError
-from evomerge.estimate import _directions, _fit, _Space, choose, estimate
+from evomerge.estimate import _fit, _space, choose, estimate
 
 Z90 = 1.6448536
 
@@ -107,24 +107,25 @@ def test_mean_and_left_out_errors_equal_the_dense_formulas() -> None:
     """The conditional mean of a 40-variate normal, and each trial predicted without itself."""
     rows = merges(8, 40, 1, noise=1.0)
     seen = np.arange(40) < 15
-    directions, noise = _directions(rows)
-    lam, Q = np.linalg.eigh(directions[:, seen] @ directions[:, seen].T)
-    target = directions[:, ~seen].mean(axis=1)
-    fit = _fit(_Space(lam, Q, target, noise, 8, 15, 25), 0.7)
+    shape = np.linspace(0.5, 2, 40)
+    fit = _fit(_space(rows, seen, shape), 0.7)
+    every = np.empty((10, 40))
+    for part in (seen, ~seen):
+        every[:, part] = _space(rows, part, shape).rows
     mu = rows.mean(axis=0)
 
     def dense(without: int | None, row: np.ndarray) -> float:
-        square, centre = directions.T @ directions, mu
+        square, centre = every.T @ every, mu
         if without is not None:
-            z = directions[without]
+            z = every[without]
             square = square - 8 / 7 * np.outer(z, z)
             centre = np.delete(rows, without, axis=0).mean(axis=0)
-        sigma = 0.7 / 7 * square + 0.3 * noise * np.eye(40)
+        sigma = 0.7 / 7 * square + fit.noise * np.eye(40)
         gain = np.linalg.solve(sigma[np.ix_(seen, seen)], (row - centre)[seen])
         return float((centre[~seen] + sigma[np.ix_(~seen, seen)] @ gain).mean())
 
     row = merges(9, 40, 1, noise=1.0)[8]
-    ours = mu[~seen].mean() + fit.weight @ Q.T @ directions[:, seen] @ (row - mu)[seen]
+    ours = mu[~seen].mean() + fit.weight @ fit.space.basis.T @ every[:, seen] @ (row - mu)[seen]
     assert ours == pytest.approx(dense(None, row), abs=1e-9)
     left_out = [rows[t][~seen].mean() - dense(t, rows[t]) for t in range(8)]
     np.testing.assert_allclose(fit.left_out, left_out, atol=1e-9)
