@@ -19,8 +19,7 @@ has answered, its mean over all n is a conditional mean, and its error a conditi
   model was wrong. The t quantile of T + 3 degrees of freedom is part of it, so that ``mean +-
   1.645 stderr`` covers 90% with short histories too.
 
-Regression on other models' answers predicts benchmarks well where the models are alike (Zhang,
-Dorner & Hardt 2025, arXiv:2506.07673), as candidates are. docs/estimating.md compares.
+docs/estimating.md compares it with item response theory, anchor points, regression and others.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ from evomerge.errors import ConfigError
 Array = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
 
-LATEST = 100
+LATEST = 80
 """Trials that are used, the latest ones: more cost time (their number cubed) and add little."""
 SHARES = (0.4, 0.7, 0.9, 0.98)
 """Values of g that are tried."""
@@ -203,10 +202,9 @@ def _noise(rows: Array) -> float:
     if trials < 2:
         return 0.0
     Z = rows - rows.mean(axis=0)
-    square = float(((Z - Z.mean(axis=1, keepdims=True)) ** 2).sum())
-    # One residual more, of the size of the differences between documents: trials that agree on
-    # everything do not prove that the next one will.
-    return (square + float(rows.mean(axis=0).var())) / (n * (trials - 1))
+    square: float = ((Z - Z.mean(axis=1, keepdims=True)) ** 2).sum()
+    # One residual more, of the size of documents' differences: agreement so far is no proof.
+    return float((square + rows.mean(axis=0).var()) / (n * (trials - 1)))
 
 
 def _space(rows: Array, seen: npt.NDArray[np.bool_], shape: Array) -> _Space:
