@@ -5,7 +5,7 @@ the space (blockwise task arithmetic, 12 coefficients) and close to the best one
 are merged and scored by the project's own worker, on the same documents. The answers are kept in
 the cache folder (`estimating/answers-<hash>.npz`, keyed by models, tasks and settings) and written
 after every candidate, so that a stopped run continues; remove the file to measure again. The
-zoo itself is built on first use. A candidate takes 3 to 4 s on one core.
+zoo itself is built on first use. A candidate takes about ten seconds on one core.
 """
 
 from __future__ import annotations
