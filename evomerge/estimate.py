@@ -15,8 +15,7 @@ has answered, its mean over all n is a conditional mean, and its error a conditi
   it answer as if documents differed more or less than they do on average (m = mu - mean(mu)). They
   matter while T is small: without them a candidate unlike the first trials is pulled towards them.
 * The variance is scaled by the candidate's own residuals, and by the leave-one-trial-out errors
-  of the finished trials on the same documents: never below what the model says, wider where the
-  model was wrong. The t quantile of T + 3 degrees of freedom is part of it, so that ``mean +-
+  of the finished trials on the same documents, which only ever widen it. The t quantile of T + 3 degrees of freedom is part of it, so that ``mean +-
   1.645 stderr`` covers 90% with short histories too.
 
 docs/estimating.md compares it with item response theory, anchor points, regression and others.
@@ -137,7 +136,7 @@ def estimate(history: npt.ArrayLike, values: npt.ArrayLike) -> Estimate:
     residuals = (values - rows.mean(axis=0))[seen]
     inner = best.space.basis.T @ (best.space.rows @ residuals)
     unseen = rows.mean(axis=0)[~seen].mean() + best.weight @ inner
-    square = (residuals @ residuals - best.damping @ inner**2) / best.noise
+    square = max(0.0, float(residuals @ residuals - best.damping @ inner**2)) / best.noise
     variance = best.variance * _inflation(square, k, best.ratio)
     stderr = (1 - k / n) * math.sqrt(variance) * _t90(len(rows) - 1 + _PRIOR)
     return Estimate(float((values[seen].sum() + (n - k) * unseen) / n), float(stderr))
