@@ -15,8 +15,9 @@ has answered, its mean over all n is a conditional mean, and its error a conditi
   it answer as if documents differed more or less than they do on average (m = mu - mean(mu)). They
   matter while T is small: without them a candidate unlike the first trials is pulled towards them.
 * The variance is scaled by the candidate's own residuals, and by the leave-one-trial-out errors
-  of the finished trials on the same documents, which only ever widen it. The t quantile of T + 3 degrees of freedom is part of it, so that ``mean +-
-  1.645 stderr`` covers 90% with short histories too.
+  of the finished trials on the same documents, which only ever widen it. The t quantile of T + 3
+  degrees of freedom is part of it, so that ``mean +- 1.645 stderr`` covers 90% with short
+  histories too.
 
 docs/estimating.md compares it with item response theory, anchor points, regression and others.
 """
