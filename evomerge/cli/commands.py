@@ -97,12 +97,14 @@ def hydra_mistake(error: Exception, arguments: Sequence[str] = ()) -> str | None
             where = "setting" + (f" of {'.'.join(parents)}" if parents else "")
             return str(unknown_name(where, key, keys))
     words = asked.replace("'", " ").replace('"', " ").split()
-    for group in sorted(p.name for p in resource_folder("conf").iterdir() if p.is_dir()):
+    conf = resource_folder("conf")
+    groups = (p.relative_to(conf).as_posix() for p in conf.rglob("*") if any(p.glob("*.yaml")))
+    for group in sorted(groups):
         wanted = next(
             (w.removeprefix(f"{group}/") for w in words if w.startswith(f"{group}/")), ""
         )
         if wanted:
-            known = [p.stem for p in (resource_folder("conf") / group).glob("*.yaml")]
+            known = [p.stem for p in (conf / group).glob("*.yaml")]
             return str(unknown_name(f"{group} option", wanted.rstrip("."), known))
     detail = " ".join(line.strip() for line in text.splitlines()[1:3])
     return f"{asked} {detail}".strip()

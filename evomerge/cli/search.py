@@ -67,22 +67,7 @@ def run_hydra(
         name = _register(Path(files[0]))
     rest = [f"++{a}" if a.startswith(_OPENED) else a for a in rest]
     register_resolvers()
-    folders: list[Path] = []
-
-    mistakes: list[EvomergeError] = []
-
-    def job(config: DictConfig) -> str:
-        hydra_config = HydraConfig.get()
-        folder = Path(hydra_config.runtime.output_dir)
-        try:
-            folders.append(run_one(config, folder, dry=dry, extend=extend, quiet=quiet))
-        except EvomergeError as e:
-            if hydra_config.mode is not RunMode.RUN:
-                raise  # a sweep goes on with its other jobs and raises the first error at its end
-            with contextlib.suppress(OSError):
-                folder.rmdir()  # made by Hydra, and still empty
-            mistakes.append(e)  # out of Hydra's sight, which would print its own words first
-        return str(folder)
+    job = Job(dry=dry, extend=extend, quiet=quiet)
 
     argv = sys.argv
     sys.argv = ["evomerge search", *rest]
@@ -92,11 +77,65 @@ def run_hydra(
     except SystemExit as e:  # Hydra's --help
         if e.code:
             raise
+    except RuntimeError as e:
+        if "Unknown plugin class" not in str(e):
+            raise
+        raise ConfigError(
+            "this launcher is an extra: pip install 'evomerge[sweeps]' (and start no sweep from "
+            "an environment without it)."
+        ) from e
     finally:
         sys.argv = argv
-    if mistakes:
-        raise mistakes[0]
-    return folders
+    if job.mistakes:
+        raise job.mistakes[0]
+    return job.folders
+
+
+class Job:
+    """What Hydra runs: one study, or one of a sweep, in this process or in a launcher's.
+
+    Args:
+        dry: See :func:`run_hydra`.
+        extend: See :func:`run_hydra`.
+        quiet: See :func:`run_hydra`.
+
+    Attributes:
+        folders: Of the studies that ran in this process.
+        mistakes: What the user got wrong, outside of sweeps.
+    """
+
+    def __init__(self, *, dry: bool, extend: int | None, quiet: bool) -> None:
+        self.dry, self.extend, self.quiet = dry, extend, quiet
+        self.folders: list[Path] = []
+        self.mistakes: list[EvomergeError] = []
+        self._sent = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Job._arrive, (self.dry, self.extend, self.quiet)
+
+    @staticmethod
+    def _arrive(dry: bool, extend: int | None, quiet: bool) -> Job:
+        """In a launcher's process, where Hydra composes the configuration before it calls us."""
+        register_resolvers()
+        job = Job(dry=dry, extend=extend, quiet=quiet)
+        job._sent = True
+        return job
+
+    def __call__(self, config: DictConfig) -> str:
+        """Runs the study; its folder."""
+        hydra_config = HydraConfig.get()
+        folder = Path(hydra_config.runtime.output_dir)
+        name = folder.name if self._sent else ""
+        settings: Any = {"dry": self.dry, "extend": self.extend, "quiet": self.quiet}
+        try:
+            self.folders.append(run_one(config, folder, name=name, **settings))
+        except EvomergeError as e:
+            if hydra_config.mode is not RunMode.RUN:
+                raise  # a sweep goes on with its other jobs and raises the first error at its end
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # made by Hydra, and still empty
+            self.mistakes.append(e)  # out of Hydra's sight, which would print its own words first
+        return str(folder)
 
 
 def _is_file(argument: str) -> bool:
@@ -189,9 +228,23 @@ def _register(path: Path) -> str:
 
 
 def run_one(
-    config: DictConfig, folder: Path, *, dry: bool, extend: int | None, quiet: bool
+    config: DictConfig,
+    folder: Path,
+    *,
+    dry: bool,
+    extend: int | None,
+    quiet: bool,
+    name: str = "",
 ) -> Path:
     """Runs one study in one folder.
+
+    Args:
+        config: The configuration.
+        folder: The run folder.
+        dry: See :func:`run_hydra`.
+        extend: See :func:`run_hydra`.
+        quiet: See :func:`run_hydra`.
+        name: What its lines begin with, where several studies share the terminal.
 
     Raises:
         EvomergeError: Whatever stops it.
@@ -200,7 +253,7 @@ def run_one(
     from evomerge.store import TrialStore, open_run
     from evomerge.study import Study
 
-    view = LiveView(quiet=quiet)
+    view = LiveView(quiet=quiet, name=name)
     view.say(f"run folder {folder}")
     try:
         plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
@@ -324,7 +377,7 @@ def _report(run: Run, view: LiveView, *, finished: bool) -> None:
     from evomerge.report.page import write_html
     from evomerge.report.tables import show
 
-    if not view.quiet:
+    if not view.quiet and not view.name:
         show(run)
     write_html(run, run.path / "report.html")
     write_png(run, run.path / "front.png")
