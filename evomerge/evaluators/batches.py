@@ -129,17 +129,37 @@ def tokens_per_batch(device: torch.device) -> int:
     return TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH["cpu"])
 
 
+def check_encoded(encoded: Sequence[Encoded], max_length: int) -> None:
+    """Refuses what cannot be scored, and warns of what is cut.
+
+    Raises:
+        TaskError: For an empty context or continuation, or one longer than the window.
+    """
+    for _, context, continuation in encoded:
+        if not context or not 0 < len(continuation) <= max_length:
+            raise TaskError(
+                f"a request has {len(context)} context and {len(continuation)} continuation "
+                f"tokens; both must be >= 1, and the continuation <= max_length ({max_length})."
+            )
+    n_long = sum(len(a) + len(b) > max_length + 1 for _, a, b in encoded)
+    if n_long:
+        log.warning(
+            "%d of %d requests are longer than %d tokens and lose their beginning, as in lm-eval. "
+            "Fewer few-shot examples or a larger max_length would keep it.",
+            n_long,
+            len(encoded),
+            max_length,
+        )
+
+
 def pack(encoded: Sequence[Encoded], packing: Packing) -> list[Batch]:
     """Packs encoded requests into batches, the longest first; equal inputs are one input.
 
     Inputs that are too long lose their beginning, as in lm-eval.
 
     Args:
-        encoded: Requests.
+        encoded: Requests that :func:`check_encoded` accepts.
         packing: How.
-
-    Raises:
-        TaskError: For an empty context or continuation, or one longer than the window.
     """
     inputs = _inputs(encoded, packing.max_length)
     trees = [_Tree(m, inputs) for m in _shared(sorted(inputs), packing.pairs_per_token)]
@@ -155,24 +175,9 @@ def pack(encoded: Sequence[Encoded], packing: Packing) -> list[Batch]:
 def _inputs(encoded: Sequence[Encoded], max_length: int) -> Inputs:
     """Cuts requests to the window and gathers those with equal input."""
     inputs: dict[Input, list[tuple[int, list[int]]]] = {}
-    n_long = 0
     for slot, context, continuation in encoded:
-        if not context or not 0 < len(continuation) <= max_length:
-            raise TaskError(
-                f"a request has {len(context)} context and {len(continuation)} continuation "
-                f"tokens; both must be >= 1, and the continuation <= max_length ({max_length})."
-            )
-        n_long += len(context) + len(continuation) > max_length + 1
         tokens = tuple((context + continuation)[-(max_length + 1) :][:-1])
         inputs.setdefault(tokens, []).append((slot, continuation))
-    if n_long:
-        log.warning(
-            "%d of %d requests are longer than %d tokens and lose their beginning, as in lm-eval. "
-            "Fewer few-shot examples or a larger max_length would keep it.",
-            n_long,
-            len(encoded),
-            max_length,
-        )
     return inputs
 
 
