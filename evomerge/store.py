@@ -198,6 +198,7 @@ class TrialStore:
                 k: None if math.isnan(v) else v for k, v in trial.scores.stderr.items()
             }
             result["seconds"] = dict(trial.scores.seconds)
+            result["asked"] = trial.scores.asked
         study._storage.set_trial_user_attr(frozen._trial_id, "result", result)
         self._tell(study, frozen.number, result)
         self._seq += 1
@@ -237,6 +238,7 @@ class TrialStore:
                     "split": trial.split,
                     "label": trial.label,
                     "attempt": trial.attempt,
+                    "raced_after": trial.raced_after,
                     "x": None if trial.x is None else [float(v) for v in trial.x],
                     "recipe": recipe,
                     "layout": key,
@@ -408,6 +410,7 @@ def _trial(attrs: Mapping[str, Any], layouts: Mapping[str, _Layout], **extra: An
         label=attrs["label"],
         x=None if attrs["x"] is None else np.array(attrs["x"]),
         recipe=recipe,
+        raced_after=attrs.get("raced_after"),
         **{"attempt": attrs["attempt"], **extra},
     )
 
@@ -429,6 +432,7 @@ def _told(search: optuna.Study, finals: optuna.Study, folder: Path) -> Iterator[
                     stderr={k: math.nan if v is None else v for k, v in result["stderr"].items()},
                     per_example=_read_scores(folder, number, attrs["split"], result["values"]),
                     seconds=result["seconds"],
+                    asked=result.get("asked"),
                 )
             yield (
                 result["seq"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
+from evomerge.racing import Bar
 from evomerge.recipe import Recipe
 from evomerge.trial import Objective, Scores, Split
 
@@ -18,6 +19,9 @@ class Evaluator(Protocol):
     An evaluator is built and checked in the driver, then pickled to the workers: whatever
     :meth:`prepare` builds must stay out of the pickle.
 
+    It may also say (read with ``getattr``) its ``corpus_metrics``: the names of objectives that
+    have no score per document, which racing and M2N2 need.
+
     Attributes:
         objectives: What it scores, searched and merely reported ones.
     """
@@ -28,10 +32,14 @@ class Evaluator(Protocol):
         """Builds, once per worker, everything that does not depend on the candidate."""
         ...
 
-    def evaluate(self, model: PreTrainedModel, recipe: Recipe, split: Split) -> Scores:
+    def evaluate(
+        self, model: PreTrainedModel, recipe: Recipe, split: Split, bar: Bar | None = None
+    ) -> Scores:
         """Scores the weights that are in ``model`` now.
 
         On ``search`` and ``select`` only the objectives that guide the search; on ``test`` all.
+        With a ``bar``, documents are asked in blocks for as long as the bar can be reached; where
+        it cannot, the scores are estimates, and ``Scores.asked`` says from how many documents.
         """
         ...
 

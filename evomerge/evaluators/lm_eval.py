@@ -9,12 +9,13 @@ metrics are left. lm-eval's own caches are not used: they do not know that the w
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.metadata
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from evomerge.errors import ConfigError, StudyError, TaskError
 from evomerge.evaluators.command import stock_commands
@@ -36,12 +37,14 @@ from evomerge.evaluators.tasks import (
     list_tasks,
     load_task,
 )
+from evomerge.racing import Bar
 from evomerge.recipe import Recipe
 from evomerge.trial import SPLITS, Objective, Scores, Split
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from evomerge.evaluators.blocks import Blocks
     from evomerge.evaluators.scoring import LiveModel, Requests
 
 
@@ -119,8 +122,10 @@ class LmEval:
             confirm_run_unsafe_code=confirm_run_unsafe_code,
             folder=str(Path.cwd()),
         )
+        self._split_seed = split_seed
         self._live: LiveModel | None = None
         self._built: dict[Split, _Built] = {}
+        self._blocks: dict[tuple[Split, tuple[float, ...]], Blocks] = {}
         self._tasks: dict[str, Any] = {}
         names = list(dict.fromkeys(o.task for o in self.objectives))
         sources = find_tasks(names, include_folders(include_path))
@@ -136,7 +141,7 @@ class LmEval:
 
     def __getstate__(self) -> dict[str, Any]:
         """Plain data: a worker loads the tasks again from their own files, without an index."""
-        return self.__dict__ | {"_live": None, "_built": {}, "_tasks": {}}
+        return self.__dict__ | {"_live": None, "_built": {}, "_blocks": {}, "_tasks": {}}
 
     list_tasks = staticmethod(list_tasks)
 
@@ -161,11 +166,13 @@ class LmEval:
             self._live = LiveModel(
                 model, tokenizer, self.options.batch_size, self.options.max_length
             )
-        self._built = {}
+        self._built, self._blocks = {}, {}
         if self._asked("search"):
             self._build("search")
 
-    def evaluate(self, model: PreTrainedModel, recipe: Recipe, split: Split) -> Scores:
+    def evaluate(
+        self, model: PreTrainedModel, recipe: Recipe, split: Split, bar: Bar | None = None
+    ) -> Scores:
         """Scores the weights that are in ``model`` now.
 
         Args:
@@ -173,6 +180,7 @@ class LmEval:
             recipe: Not looked at.
             split: Which documents. Objectives that do not guide the search are scored on
                 ``test`` only: what is merely reported must not sway the choice of finalists.
+            bar: Asks the documents in blocks and stops once this cannot be reached.
 
         Returns:
             Signed values, their standard errors (see :mod:`evomerge.evaluators.metrics`) and, in
@@ -193,21 +201,73 @@ class LmEval:
         from evomerge.evaluators.metrics import scores_from
 
         built = self._built.get(split) or self._build(split)
+        blocks = None if bar is None else self._cut(split, built, bar.shares)
         start = time.perf_counter()
-        asked = self._asked(split)
+        scores: Scores | None = None
         with lean(), torch.inference_mode():
             model.train(mode=False)
-            self._live.answer(model, built.requests)
-            results: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-            for name, instances in built.instances.items():
-                filters = {o.filter for o in asked if o.task == name}
-                counted = any(o.task == name and o.metric == OUTPUT_TOKENS for o in asked)
-                length = self._live.length if counted else None
-                rows = process(self._tasks[name], instances, filters, length)
-                results |= {(name, key): value for key, value in rows.items()}
-            aggregations = {name: self._tasks[name].aggregation() for name in built.instances}
-            scores = scores_from(asked, results, aggregations)
+            if bar is None or blocks is None:
+                self._live.answer(model, built.requests)
+            else:
+                scores = blocks.ask(functools.partial(self._live.answer, model), bar)
+            if scores is None:
+                results = self._read(split, built.instances)
+                aggregations = {name: self._tasks[name].aggregation() for name in built.instances}
+                scores = scores_from(self._asked(split), results, aggregations)
         return dataclasses.replace(scores, seconds={"score": time.perf_counter() - start})
+
+    @property
+    def corpus_metrics(self) -> tuple[str, ...]:
+        """Names of the guiding objectives that have no score per document.
+
+        Known in the driver, which loaded the tasks.
+        """
+        from evomerge.evaluators.metrics import is_documented
+
+        return tuple(
+            o.name for o in self.objectives if o.guides and not is_documented(self._aggregate(o))
+        )
+
+    def _aggregate(self, objective: Objective) -> Callable[..., Any]:
+        """How a task makes one number of an objective's documents; lm-eval's default is a mean."""
+        from lm_eval.api.metrics import mean
+
+        found = self._tasks[objective.task].aggregation().get(objective.metric, mean)
+        return cast("Callable[..., Any]", found)
+
+    def _read(
+        self, split: Split, instances: Mapping[str, Sequence[Any]]
+    ) -> dict[tuple[str, str], list[Mapping[str, Any]]]:
+        """What answered requests give: (task, filter) to one mapping per document."""
+        assert self._live is not None  # noqa: S101
+        asked = self._asked(split)
+        results: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+        for name, group in instances.items():
+            filters = {o.filter for o in asked if o.task == name}
+            counted = any(o.task == name and o.metric == OUTPUT_TOKENS for o in asked)
+            length = self._live.length if counted else None
+            rows = process(self._tasks[name], group, filters, length)
+            results |= {(name, key): value for key, value in rows.items()}
+        return results
+
+    def _cut(self, split: Split, built: _Built, shares: tuple[float, ...]) -> Blocks:
+        """The split in blocks, cut when it is first raced on."""
+        assert self._live is not None  # noqa: S101
+        if (split, shares) not in self._blocks:
+            from evomerge.evaluators.blocks import Blocks
+
+            asked = self._asked(split)
+            with lean():
+                self._blocks[split, shares] = Blocks(
+                    built.instances,
+                    shares,
+                    self._split_seed,
+                    encode=self._live.encode,
+                    read=functools.partial(self._read, split),
+                    objectives=asked,
+                    aggregations={o.name: self._aggregate(o) for o in asked},
+                )
+        return self._blocks[split, shares]
 
     def documents(self, split: Split) -> Mapping[str, int]:
         """Number of documents per objective that is scored on a split."""

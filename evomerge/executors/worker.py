@@ -67,7 +67,9 @@ class Worker:
         """Runs one job; an exception makes a FAILED trial with its traceback."""
         trial = job.trial
         try:
-            return dataclasses.replace(trial, state=TrialState.COMPLETE, scores=self._score(trial))
+            scores = self._score(job)
+            state = TrialState.COMPLETE if scores.asked is None else TrialState.PRUNED
+            return dataclasses.replace(trial, state=state, scores=scores)
         except Exception:  # noqa: BLE001 - failure is data
             return dataclasses.replace(
                 trial, state=TrialState.FAILED, error=traceback.format_exc(limit=-8)
@@ -85,11 +87,12 @@ class Worker:
             return False
         return True
 
-    def _score(self, trial: Trial) -> Scores:
+    def _score(self, job: Job) -> Scores:
+        trial = job.trial
         start = time.perf_counter()
         self._merge(trial.recipe)
         merged = time.perf_counter()
-        scores = self._evaluator.evaluate(self._live.model, trial.recipe, trial.split)
+        scores = self._evaluator.evaluate(self._live.model, trial.recipe, trial.split, job.bar)
         seconds = {"merge": merged - start, "score": time.perf_counter() - merged}
         return dataclasses.replace(scores, seconds=seconds)
 
