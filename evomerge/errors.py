@@ -71,10 +71,6 @@ def no_document_scores(name: str, metric: str, who: str) -> ConfigError:
     return ConfigError(
         f"objective {name!r}: its metric {metric!r} is computed over the whole corpus and has no "
         f"score per document, which {who} needs. Choose a metric that is a mean over documents "
-        "(an accuracy, bits per byte), or set 'search: false' and no bound for this objective"
-        + (
-            ", or racing=off."
-            if who == "racing"
-            else ", or take another optimizer, such as nsga2."
-        )
+        "(an accuracy, bits per byte), set 'search: false' and no bound for this objective, or "
+        f"{way_out}."
     )

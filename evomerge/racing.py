@@ -45,10 +45,12 @@ Rows = Mapping[str, npt.NDArray[np.float32]]
 
 PRIOR = 4.0
 """Observations that the variance of earlier trials' differences counts for."""
-_FLOOR = 0.02
-"""Least variance of a difference from document to document, in shares of the rival's own."""
+_FLOOR = 0.002
+"""Least variance of a difference from document to document, in shares of one trial's own."""
 _HISTORY = 32
-"""Newest COMPLETE trials that the variance of differences is read off."""
+"""Newest COMPLETE trials that estimates are made from."""
+_RIDGES = (3.0, 1.0, 0.3, 0.1)
+"""Ridges of the regression, in shares of the mean square of its features."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,12 +58,10 @@ class Hurdle:
     """A linear combination of signed scores that a candidate must bring to a limit.
 
     Attributes:
-        rival: Index of the rival whose documents it is paired with.
         weights: (m,) of the combination, >= 0 somewhere.
         limit: What it must reach.
     """
 
-    rival: int
     weights: tuple[float, ...]
     limit: float
 
@@ -87,14 +87,14 @@ class Bar:
 
     Attributes:
         names: The m objectives, optimised and bounded ones.
-        values: (R, m) signed scores of the rivals.
-        rows: Objective to the rivals' (R, n) signed per-document values; an objective that is
-            known without documents has none.
-        spread: (R, m) variance from document to document of earlier trials' differences from each
-            rival.
-        losses: The ways to lose: in each, every test must fail.
+        values: (H, m) signed scores of earlier trials.
+        rows: Objective to their (H, n) signed per-document values; an objective that is known
+            without documents has none.
+        spread: (H, m) variance from document to document of the differences between each of them
+            and the others, the lower quartile: a base is chosen for its likeness.
+        losses: The ways to lose: in each, every hurdle must be missed.
         shares: Growing shares of the documents after which it is asked, the last one 1.
-        error: Chance to stop a candidate that just equals its rivals.
+        error: Chance to stop a candidate that just reaches the bar.
         certain: Scores of the candidate that are known before any document is asked.
     """
 
@@ -119,93 +119,143 @@ class Bar:
                 where it was not asked; none for what is known for certain.
             weights: Objective to the (n,) weights, of mean 1, of a score that is a weighted mean
                 over documents (bytes, for bits per byte); without an entry all weigh the same.
-
-        Returns:
-            The verdict; its estimates are paired with the rival that resembles the candidate most.
         """
-        estimates = [self._estimate(r, seen, weights or {}) for r in range(len(self.values))]
-        level = self.error / max(1, len(self.shares) - 1) / max(1, len(self.losses))
-        stop = any(
-            all(_fails(test, *estimates[test.rival], level) for test in loss)
-            for loss in self.losses
-        )
-        means, variances, _ = min(estimates, key=lambda e: float(self._unitless(e[1])))
-        return Verdict(
-            stop,
-            dict(zip(self.names, means.tolist(), strict=True)),
-            dict(zip(self.names, np.sqrt(variances).tolist(), strict=True)),
-        )
-
-    def _unitless(self, variances: Array) -> float:
-        """Sum of variances in units that do not depend on an objective's own."""
-        scale = self.spread.mean(axis=0)
-        return float((variances / np.where(scale > 0, scale, 1.0)).sum())
-
-    def _estimate(
-        self, rival: int, seen: Rows, weights: Mapping[str, Array]
-    ) -> tuple[Array, Array, Array]:
-        """(m,) estimates of the candidate's scores, their variances and degrees of freedom."""
         found = []
         for i, name in enumerate(self.names):
-            value = float(self.values[rival, i])
             if name in self.certain:
-                found.append((self.certain[name], 0.0, math.inf))
+                found.append(Estimate(self.certain[name], 0.0, math.inf))
                 continue
-            own, w = np.asarray(self.rows[name][rival], dtype=np.float64), weights.get(name)
+            w = (weights or {}).get(name)
+            rows = np.asarray(self.rows[name], dtype=np.float64)
             if w is not None:  # stored are linearised scores v + w (rate - v), of mean v
-                own = (own - value * (1 - w)) / w
-            mean, variance, dof = paired_estimate(seen[name], own, w, self.spread[rival, i])
-            found.append((value + mean, variance, dof))
-        means, variances, dofs = np.array(found, dtype=np.float64).T
-        return means, variances, dofs
+                rows = (rows - self.values[:, i, None] * (1 - w)) / w
+            found.append(estimate(seen[name], rows, self.values[:, i], self.spread[:, i], w))
+        level = self.error / max(1, len(self.shares) - 1) / max(1, len(self.losses))
+        return Verdict(
+            any(all(_missed(h, found, level) for h in loss) for loss in self.losses),
+            {n: e.value for n, e in zip(self.names, found, strict=True)},
+            {n: math.sqrt(e.variance) for n, e in zip(self.names, found, strict=True)},
+        )
 
 
-def paired_estimate(
-    seen: npt.ArrayLike, rival: npt.ArrayLike, weights: npt.ArrayLike | None, spread: float
-) -> tuple[float, float, float]:
-    """The difference of two scores over n documents, from those that were asked.
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """A score on all documents, from some of them.
+
+    Attributes:
+        value: The estimate.
+        variance: Of its error, >= 0.
+        freedom: Degrees of freedom of that.
+    """
+
+    value: float
+    variance: float
+    freedom: float
+
+
+def estimate(
+    seen: npt.ArrayLike,
+    rows: Array,
+    values: Array,
+    spread: Array,
+    weights: Array | None = None,
+) -> Estimate:
+    """The score over n documents of a candidate that was asked k of them.
+
+    The difference from the earlier trial that it resembles most, on the same documents; corrected
+    by regression, since the earlier trials' differences from one another say which documents move
+    together, and what they come to on all n (the regression estimator of survey sampling: Cochran
+    1977, chapter 7; here with a ridge, chosen by leave-one-out error, none at all among the
+    choices).
 
     Args:
-        seen: (n,) values of the candidate, NaN where not asked.
-        rival: (n,) values of its rival.
+        seen: (n,) scores of the candidate per document, NaN where not asked.
+        rows: (H, n) scores of earlier trials.
+        values: (H,) their scores over all documents.
+        spread: (H,) variance from document to document of earlier differences.
         weights: (n,) of a weighted mean, of mean 1; None for equal ones.
-        spread: Variance of earlier differences from document to document.
 
     Returns:
-        The difference (a ratio estimate, where weights differ), its variance, and the degrees of
-        freedom of that.
+        The estimate; variance 0 where all documents were asked.
     """
-    a, b = np.asarray(seen, dtype=np.float64), np.asarray(rival, dtype=np.float64)
-    known = np.isfinite(b)
+    a = np.asarray(seen, dtype=np.float64)
+    known = np.isfinite(rows).all(axis=0)
     both = known & np.isfinite(a)
     n, k = int(known.sum()), int(both.sum())
     if k == 0:
-        return 0.0, math.inf, PRIOR
-    d = a[both] - b[both]
-    w = np.ones(k) if weights is None else np.asarray(weights, dtype=np.float64)[both]
-    w = w / w.mean()
-    mean = float((w * d).mean())
-    squares = float(((w * (d - mean)) ** 2).sum())
-    least = max(float(spread), _FLOOR * float(b[known].var()))
-    variance = (PRIOR * least + squares) / (PRIOR + k - 1)
-    return mean, variance / k * (1 - k / n), PRIOR + k - 1
+        return Estimate(float(values[-1]), math.inf, PRIOR)
+    w = np.ones(len(a)) if weights is None else np.asarray(weights, dtype=np.float64)
+    ws = w[both] / w[both].mean()
+    gaps = a[both] - rows[:, both]
+    means = (ws * gaps).mean(axis=1)
+    least = np.maximum(spread, _FLOOR * rows[:, known].var(axis=1))
+    squares = ((ws * (gaps - means[:, None])) ** 2).sum(axis=1)
+    base = int(np.argmin(PRIOR * least + squares))
+    others = np.delete(rows[:, known] - rows[base, known], base, axis=0)
+    within = both[known]
+    change, ratio, extra = _regress(
+        gaps[base] - means[base], others[:, within], others @ w[known] / w[known].sum(), ws
+    )
+    # Documents scored alike, as hits and misses are, hide how they can differ: one more that does.
+    unseen = float((gaps[base] == 0).mean()) * float(np.ptp(rows[:, known])) ** 2
+    variance = ((PRIOR * least[base] + squares[base]) * ratio + unseen) / (PRIOR + k - 1)
+    share = (1 / k - 1 / n) + extra * (1 - k / n)
+    return Estimate(float(values[base] + means[base] + change), variance * share, PRIOR + k - 1)
 
 
-def _fails(test: Hurdle, means: Array, variances: Array, dofs: Array, level: float) -> bool:
-    """Whether a candidate stays below a test's limit, with confidence 1 - level."""
-    a = np.array(test.weights)
-    used = a != 0
-    gap = float(a[used] @ means[used]) - test.limit
-    parts = a[used] ** 2 * variances[used]
-    variance = float(parts.sum())
+def _regress(d: Array, F: Array, full: Array, w: Array) -> tuple[float, float, float]:
+    """What the documents not seen add to a difference.
+
+    Args:
+        d: (k,) differences, of weighted mean 0.
+        F: (p, k) differences of other trials on the same documents.
+        full: (p,) their weighted means over all documents.
+        w: (k,) weights, of mean 1.
+
+    Returns:
+        The correction of the mean; the share of the variance that is left by leave-one-out; and
+        the variance of the correction, in units of the variance left.
+    """
+    k = len(d)
+    total = float(((w * d) ** 2).sum())
+    if k < 3 or not len(F) or total == 0:
+        return 0.0, 1.0, 0.0
+    middle = (F * w).mean(axis=1)
+    X = ((F - middle[:, None]) * w).T
+    reach = full - middle
+    scale, Q = np.linalg.eigh(X @ X.T)
+    scale = np.maximum(scale, 0.0)
+    y = Q.T @ (w * d)
+    best = (0.0, 1.0, 0.0)
+    for ridge in _RIDGES:
+        lam = ridge * float(scale.sum()) / k
+        if lam <= 0:
+            break
+        shrunk = 1 / (scale + lam)
+        alpha = Q @ (shrunk * y)
+        diagonal = (Q**2) @ shrunk
+        left = float(((alpha / diagonal) ** 2).sum()) / total  # leave-one-out residuals
+        if left < best[1]:
+            z = Q.T @ (X @ reach)
+            spare = (float(reach @ reach) - float((z**2 * shrunk).sum())) / lam
+            best = (float(reach @ (X.T @ alpha)), left, max(0.0, spare))
+    return best
+
+
+def _missed(hurdle: Hurdle, found: Sequence[Estimate], level: float) -> bool:
+    """Whether a candidate stays below a limit, with confidence 1 - level."""
+    used = [(a, e) for a, e in zip(hurdle.weights, found, strict=True) if a]
+    gap = sum(a * e.value for a, e in used) - hurdle.limit
+    parts = [a**2 * e.variance for a, e in used]
+    variance = sum(parts)
     if gap >= 0 or not math.isfinite(variance):
         return False
     if variance == 0:
         return True
     from scipy.special import stdtr
 
-    freedom = variance**2 / float((parts**2 / dofs[used]).sum())  # Welch & Satterthwaite
-    return bool(stdtr(freedom, gap / math.sqrt(variance)) < level)
+    spread = sum(p**2 / e.freedom for p, (_, e) in zip(parts, used, strict=True))
+    return bool(stdtr(variance**2 / spread, gap / math.sqrt(variance)) < level)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -272,22 +322,22 @@ class Racing:
             _, once = np.unique(F, axis=0, return_index=True)
             front = pareto.non_dominated(F)
             rivals = [feasible[i] for i in sorted(once) if front[i]]
-            losses = [_dominated(r, t, scale, names) for r, t in enumerate(rivals)]
+            losses = [_dominated(t, scale, names) for t in rivals]
         else:
             best = max(feasible, key=lambda t: (scale.scalar(_scores(t).values), -t.number))
-            rivals = [best]
-            losses = [(test,) for test in _below(best, scale, names)]
+            losses = [(hurdle,) for hurdle in _below(best, scale, names)]
         losses += [
-            (Hurdle(0, _one(names, n, 1 / u), limit / u),)
+            (Hurdle(_one(names, n, 1 / u), limit / u),)
             for n, limit, u in zip(bounds.names, bounds.limit, bounds.unit, strict=True)
         ]
-        rows = {
-            n: np.stack([_scores(t).per_example[n] for t in rivals])  # type: ignore[misc]
-            for n in names
-            if all(_scores(t).per_example.get(n) is not None for t in rivals)
-        }
-        values = np.array([[_scores(t).values[n] for n in names] for t in rivals])
-        spread = _spread(rivals, known[-_HISTORY:], names)
+        recent = known[-_HISTORY:]
+        values = np.array([[_scores(t).values[n] for n in names] for t in recent])
+        rows: dict[str, npt.NDArray[np.float32]] = {}
+        for name in names:
+            found = [_scores(t).per_example.get(name) for t in recent]
+            if all(row is not None for row in found):
+                rows[name] = np.stack([row for row in found if row is not None])
+        spread = np.column_stack([_spread(rows.get(n), len(recent)) for n in names])
         return Bar(names, values, rows, spread, tuple(losses), self.shares, self.error)
 
 
@@ -312,11 +362,11 @@ def _one(names: Sequence[str], name: str, weight: float) -> tuple[float, ...]:
     return tuple(weight if n == name else 0.0 for n in names)
 
 
-def _dominated(rival: int, trial: Trial, scale: Scale, names: Sequence[str]) -> tuple[Hurdle, ...]:
+def _dominated(trial: Trial, scale: Scale, names: Sequence[str]) -> tuple[Hurdle, ...]:
     """The way to lose against a member of the front: below it in every optimised objective."""
     values = _scores(trial).values
     return tuple(
-        Hurdle(rival, _one(names, n, 1 / u), values[n] / u)
+        Hurdle(_one(names, n, 1 / u), values[n] / u)
         for n, u in zip(scale.names, scale.unit, strict=True)
     )
 
@@ -328,25 +378,18 @@ def _below(best: Trial, scale: Scale, names: Sequence[str]) -> list[Hurdle]:
     it is below the best one's as soon as any of them is.
     """
     goal = scale.scalar(_scores(best).values)
-    tests = []
+    hurdles = []
     for weights, constant in scale.terms():
-        by_name = dict(zip(scale.names, weights, strict=True))
-        full = tuple(by_name.get(n, 0.0) for n in names)
-        tests.append(Hurdle(0, full, goal - constant))
-    return tests
+        by_name = dict(zip(scale.names, weights.tolist(), strict=True))
+        hurdles.append(Hurdle(tuple(by_name.get(n, 0.0) for n in names), goal - constant))
+    return hurdles
 
 
-def _spread(rivals: Sequence[Trial], known: Sequence[Trial], names: Sequence[str]) -> Array:
-    """(R, m) median variance of the differences of earlier trials from each rival."""
-    found = np.zeros((len(rivals), len(names)))
-    for i, name in enumerate(names):
-        rows = [_scores(t).per_example.get(name) for t in known]
-        if any(row is None for row in rows):
-            continue
-        known_rows = np.stack(rows).astype(np.float64)  # type: ignore[arg-type]
-        for r, rival in enumerate(rivals):
-            own = np.asarray(_scores(rival).per_example[name], dtype=np.float64)
-            variances = np.nanvar(known_rows - own, axis=1)
-            others = variances[[t is not rival for t in known]]
-            found[r, i] = float(np.median(others)) if len(others) else 0.0
-    return found
+def _spread(rows: npt.NDArray[np.float32] | None, n_rows: int) -> Array:
+    """(H,) lower quartile of the variances of the differences between a row and the others."""
+    if rows is None or n_rows < 2:
+        return np.zeros(n_rows)
+    found = rows.astype(np.float64)
+    variances = np.array([np.nanvar(found - row, axis=1) for row in found])
+    others: Array = variances[~np.eye(n_rows, dtype=bool)].reshape(n_rows, n_rows - 1)
+    return np.quantile(others, 0.25, axis=1)

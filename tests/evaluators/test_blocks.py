@@ -12,9 +12,7 @@ from evomerge.evaluators.blocks import order
 from evomerge.evaluators.metrics import is_documented
 from evomerge.evaluators.together import Together
 from evomerge.racing import Racing
-
 from evomerge.trial import Objective, Scores, Trial, TrialState
-
 from tests.fakes import recipe
 
 from .toys import OBJECTIVES, build, make_model
