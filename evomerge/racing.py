@@ -389,7 +389,11 @@ def _spread(rows: npt.NDArray[np.float32] | None, n_rows: int) -> Array:
     """(H,) lower quartile of the variances of the differences between a row and the others."""
     if rows is None or n_rows < 2:
         return np.zeros(n_rows)
-    found = rows.astype(np.float64)
-    variances = np.array([np.nanvar(found - row, axis=1) for row in found])
+    known = rows[:, np.isfinite(rows).all(axis=0)].astype(np.float64)
+    if not known.size:
+        return np.zeros(n_rows)
+    inner = np.atleast_2d(np.cov(known, bias=True))
+    own = np.diag(inner)
+    variances = np.maximum(own[:, None] + own - 2 * inner, 0.0)
     others: Array = variances[~np.eye(n_rows, dtype=bool)].reshape(n_rows, n_rows - 1)
     return np.quantile(others, 0.25, axis=1)
