@@ -13,9 +13,10 @@ Figures, per setting:
 
 * ``documents_ratio``: documents asked on the search split, reference points included, over those
   of the unraced search (``of_search``: without the reference points, which are never raced);
-* ``test_difference_se``: test score of the raced search's pick minus the unraced one's, in paired
-  standard errors; the mean over the seeds in standard errors of that mean, and of each seed. For a
-  front, ``hypervolume_ratio`` on the search documents instead;
+* ``test_difference_se``: mean over the seeds of the test score of the raced search's pick minus the
+  unraced one's, in standard errors of that mean over the seeds, which hold the luck of two
+  searches that take different ways; beside it the differences and, per seed, the paired standard
+  error over documents. For a front, ``hypervolume_ratio`` on the search documents instead;
 * ``false_drop_rate``: of the candidates of the unraced searches that truly beat the best before
   them (entered the front), the share that racing would have stopped, their documents in 20 orders;
   ``winner_dropped``: the same of the eventual winners (members of the final front).
@@ -300,7 +301,7 @@ def main() -> None:
             else:
                 pick = on_test(plan, worker, folder, winner(run, trials))
                 d = paired_mean(pick, rival, scale)
-                row |= {"difference": d.mean, "stderr": d.stderr, "test_difference_se": d.z}
+                row |= {"difference": d.mean, "paired_stderr": d.stderr}
             found, last = false_drops(plan, whole, plain, weights)
             drops[setting] += found
             lost[setting] += last
@@ -322,10 +323,12 @@ def summary(rows: list[dict[str, Any]], drops: list[bool], lost: list[bool]) -> 
     if "hypervolume_ratio" in rows[0]:
         found["hypervolume_ratio"] = float(np.mean([r["hypervolume_ratio"] for r in rows]))
     else:
-        total = sum(r["difference"] for r in rows)
-        error = math.sqrt(sum(r["stderr"] ** 2 for r in rows))
-        found["difference"] = total / len(rows)
-        found["test_difference_se"] = total / error if error else 0.0
+        d = np.array([r["difference"] for r in rows])
+        error = (
+            float(d.std(ddof=1)) / math.sqrt(len(d)) if len(d) > 1 else rows[0]["paired_stderr"]
+        )
+        found |= {"difference": float(d.mean()), "stderr": error}
+        found["test_difference_se"] = float(d.mean()) / error if error else 0.0
     return found | {"rows": rows}
 
 
