@@ -13,10 +13,10 @@ Figures, per setting:
 
 * ``documents_ratio``: documents asked on the search split, reference points included, over those
   of the unraced search (``of_search``: without the reference points, which are never raced);
-* ``test_difference_se``: mean over the seeds of the test score of the raced search's pick minus the
-  unraced one's, in standard errors of that mean over the seeds, which hold the luck of two
-  searches that take different ways; beside it the differences and, per seed, the paired standard
-  error over documents. For a front, ``hypervolume_ratio`` on the search documents instead;
+* ``test_difference_se``: test score of the raced search's pick minus the unraced one's, mean over
+  the seeds, in standard errors of that mean over the seeds, which hold the luck of two searches
+  that take different ways; beside it the differences and, per seed, the paired standard error
+  over documents. For a front, ``hypervolume_ratio`` on the search documents instead;
 * ``false_drop_rate``: of the candidates of the unraced searches that truly beat the best before
   them (entered the front), the share that racing would have stopped, their documents in 20 orders;
   ``winner_dropped``: the same of the eventual winners (members of the final front).

@@ -5,17 +5,11 @@ Pareto front. Documents are asked in growing blocks, in one order for all candid
 block the candidate's differences from its rivals on the same documents say whether it can still
 win. Maron & Moore (1994), "Hoeffding races", and Birattari et al. (2002), "A racing algorithm for
 configuring metaheuristics", raced with unpaired bounds and rank tests; here the differences are
-paired, and three things are known that a general race does not know:
+paired, and two things are known that a general race does not know:
 
-* What decides is the score on the n documents of the split, not on all documents of the world. So
-  after k of n the variance of a mean has the factor 1 - k/n (Cochran 1977, "Sampling techniques",
-  eq. 2.12), and where all were asked nothing is uncertain.
-* How much two candidates of this search differ from document to document. Twelve equal answers
-  are no proof that the other hundred are equal: the variance on the documents seen is moderated
-  towards that of earlier trials, as ``PRIOR`` more observations (Smyth 2004, "Linear models and
-  empirical Bayes methods", eq. 3.2), and the test is Student's with so many more degrees of
-  freedom.
-* Where the candidate loses. Every way to lose is one test of a linear combination of objectives,
+* What its score on all documents of the split will be, and how surely:
+  :mod:`evomerge.partial`. The test is Student's, with the degrees of freedom of that.
+* How a candidate loses. Every way to lose is one test of a linear combination of objectives,
   or several that must all hold: the weighted mean below the incumbent's; for ``worst`` and
   ``chebyshev`` any one term of the minimum below it; any bound broken; for a front, worse than one
   member in every objective (an intersection-union test, which needs no correction: Berger 1982).
@@ -35,7 +29,8 @@ import numpy.typing as npt
 
 from evomerge import pareto
 from evomerge.constraints import Constraints
-from evomerge.errors import ConfigError
+from evomerge.errors import ConfigError, StudyError
+from evomerge.partial import Estimate, estimate
 from evomerge.scale import Scale
 from evomerge.trial import Objective, Scores, Trial, TrialState
 
@@ -43,14 +38,8 @@ Array = npt.NDArray[np.float64]
 Rows = Mapping[str, npt.NDArray[np.float32]]
 """Objective to signed per-document values, as in ``Scores.per_example``."""
 
-PRIOR = 4.0
-"""Observations that the variance of earlier trials' differences counts for."""
-_FLOOR = 0.002
-"""Least variance of a difference from document to document, in shares of one trial's own."""
 _HISTORY = 32
 """Newest COMPLETE trials that estimates are made from."""
-_RIDGES = (3.0, 1.0, 0.3, 0.1)
-"""Ridges of the regression, in shares of the mean square of its features."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,12 +108,20 @@ class Bar:
                 where it was not asked; none for what is known for certain.
             weights: Objective to the (n,) weights, of mean 1, of a score that is a weighted mean
                 over documents (bytes, for bits per byte); without an entry all weigh the same.
+
+        Raises:
+            StudyError: An objective that is neither scored per document nor known for certain.
         """
         found = []
         for i, name in enumerate(self.names):
             if name in self.certain:
                 found.append(Estimate(self.certain[name], 0.0, math.inf))
                 continue
+            if name not in self.rows:
+                raise StudyError(
+                    f"objective {name!r}: racing needs its score per document, or to know it "
+                    "before documents are asked; this evaluator gives neither. Set racing=off."
+                )
             w = (weights or {}).get(name)
             rows = np.asarray(self.rows[name], dtype=np.float64)
             if w is not None:  # stored are linearised scores v + w (rate - v), of mean v
@@ -136,110 +133,6 @@ class Bar:
             {n: e.value for n, e in zip(self.names, found, strict=True)},
             {n: math.sqrt(e.variance) for n, e in zip(self.names, found, strict=True)},
         )
-
-
-@dataclasses.dataclass(frozen=True)
-class Estimate:
-    """A score on all documents, from some of them.
-
-    Attributes:
-        value: The estimate.
-        variance: Of its error, >= 0.
-        freedom: Degrees of freedom of that.
-    """
-
-    value: float
-    variance: float
-    freedom: float
-
-
-def estimate(
-    seen: npt.ArrayLike,
-    rows: Array,
-    values: Array,
-    spread: Array,
-    weights: Array | None = None,
-) -> Estimate:
-    """The score over n documents of a candidate that was asked k of them.
-
-    The difference from the earlier trial that it resembles most, on the same documents; corrected
-    by regression, since the earlier trials' differences from one another say which documents move
-    together, and what they come to on all n (the regression estimator of survey sampling: Cochran
-    1977, chapter 7; here with a ridge, chosen by leave-one-out error, none at all among the
-    choices).
-
-    Args:
-        seen: (n,) scores of the candidate per document, NaN where not asked.
-        rows: (H, n) scores of earlier trials.
-        values: (H,) their scores over all documents.
-        spread: (H,) variance from document to document of earlier differences.
-        weights: (n,) of a weighted mean, of mean 1; None for equal ones.
-
-    Returns:
-        The estimate; variance 0 where all documents were asked.
-    """
-    a = np.asarray(seen, dtype=np.float64)
-    known = np.isfinite(rows).all(axis=0)
-    both = known & np.isfinite(a)
-    n, k = int(known.sum()), int(both.sum())
-    if k == 0:
-        return Estimate(float(values[-1]), math.inf, PRIOR)
-    w = np.ones(len(a)) if weights is None else np.asarray(weights, dtype=np.float64)
-    ws = w[both] / w[both].mean()
-    gaps = a[both] - rows[:, both]
-    means = (ws * gaps).mean(axis=1)
-    least = np.maximum(spread, _FLOOR * rows[:, known].var(axis=1))
-    squares = ((ws * (gaps - means[:, None])) ** 2).sum(axis=1)
-    base = int(np.argmin(PRIOR * least + squares))
-    others = np.delete(rows[:, known] - rows[base, known], base, axis=0)
-    within = both[known]
-    change, ratio, extra = _regress(
-        gaps[base] - means[base], others[:, within], others @ w[known] / w[known].sum(), ws
-    )
-    # Documents scored alike, as hits and misses are, hide how they can differ: one more that does.
-    unseen = float((gaps[base] == 0).mean()) * float(np.ptp(rows[:, known])) ** 2
-    variance = ((PRIOR * least[base] + squares[base]) * ratio + unseen) / (PRIOR + k - 1)
-    share = (1 / k - 1 / n) + extra * (1 - k / n)
-    return Estimate(float(values[base] + means[base] + change), variance * share, PRIOR + k - 1)
-
-
-def _regress(d: Array, F: Array, full: Array, w: Array) -> tuple[float, float, float]:
-    """What the documents not seen add to a difference.
-
-    Args:
-        d: (k,) differences, of weighted mean 0.
-        F: (p, k) differences of other trials on the same documents.
-        full: (p,) their weighted means over all documents.
-        w: (k,) weights, of mean 1.
-
-    Returns:
-        The correction of the mean; the share of the variance that is left by leave-one-out; and
-        the variance of the correction, in units of the variance left.
-    """
-    k = len(d)
-    total = float(((w * d) ** 2).sum())
-    if k < 3 or not len(F) or total == 0:
-        return 0.0, 1.0, 0.0
-    middle = (F * w).mean(axis=1)
-    X = ((F - middle[:, None]) * w).T
-    reach = full - middle
-    scale, Q = np.linalg.eigh(X @ X.T)
-    scale = np.maximum(scale, 0.0)
-    y = Q.T @ (w * d)
-    best = (0.0, 1.0, 0.0)
-    for ridge in _RIDGES:
-        lam = ridge * float(scale.sum()) / k
-        if lam <= 0:
-            break
-        shrunk = 1 / (scale + lam)
-        alpha = Q @ (shrunk * y)
-        diagonal = (Q**2) @ shrunk
-        left = float(((alpha / diagonal) ** 2).sum()) / total  # leave-one-out residuals
-        if left < best[1]:
-            z = Q.T @ (X @ reach)
-            spare = (float(reach @ reach) - float((z**2 * shrunk).sum())) / lam
-            best = (float(reach @ (X.T @ alpha)), left, max(0.0, spare))
-    return best
 
 
 def _missed(hurdle: Hurdle, found: Sequence[Estimate], level: float) -> bool:

@@ -8,7 +8,8 @@ import math
 import numpy as np
 import pytest
 
-from evomerge.racing import Racing, estimate
+from evomerge.partial import estimate
+from evomerge.racing import Racing
 from evomerge.scale import Scale
 from evomerge.trial import Objective, Scores, Trial, TrialState
 from tests.fakes import recipe

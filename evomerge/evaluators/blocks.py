@@ -67,9 +67,10 @@ class Blocks:
             place[order(name, n, seed)] = np.arange(n)
             ends = [min(n, max(1, math.ceil(n * share))) for share in shares]
             for start, end, part in zip([0, *ends], ends, parts, strict=False):
-                part[name] = [i for i in rows if start <= place[i.doc_id] < end]
-        self._parts = parts
-        self._requests = [encode([i for rows in part.values() for i in rows]) for part in parts]
+                if start < end:  # few documents: some blocks of theirs are empty
+                    part[name] = [i for i in rows if start <= place[i.doc_id] < end]
+        self._parts = [part for part in parts if part]
+        self._requests = [encode([i for rs in part.values() for i in rs]) for part in self._parts]
         self._weights = self._find_weights(instances)
 
     def _find_weights(self, instances: Mapping[str, Sequence[Any]]) -> dict[str, Array]:
@@ -110,7 +111,8 @@ class Blocks:
             for name, rows in part.items():
                 asked[name] += len({i.doc_id for i in rows})
             for o in self._objectives:
-                self._note(o, results, part[o.task], seen[o.name])
+                if o.task in part:
+                    self._note(o, results, part[o.task], seen[o.name])
             if asked == self._sizes:
                 return None
             verdict = bar.verdict(seen, self._weights)
