@@ -39,7 +39,7 @@ _OPTIONS = {
     "-sc": True, "--shell-completion": True,
 }  # fmt: skip
 _OPENED = (*(f"{section}." for section in OPEN), "space=")
-GROUPS = ("models", "optimizer", "evaluator", "executor", "objective")
+GROUPS = ("models", "optimizer", "evaluator", "executor", "objective", "racing")
 
 
 def run_hydra(
@@ -175,6 +175,8 @@ def _register(path: Path) -> str:
     if not isinstance(data, dict):
         raise ConfigError(f"{path} holds no mapping; expected models, objective, ...")
     defaults: list[Any] = data.pop("defaults", ["own"])
+    if data.get("racing") is False:
+        data["racing"] = "off"  # as YAML reads off
     chosen = [g for g in GROUPS if isinstance(data.get(g), str)]
     defaults.extend({f"override {group}": data.pop(group)} for group in chosen)
     known = set(yaml.safe_load((resource_folder("conf") / "own.yaml").read_text())) | {*GROUPS}
@@ -231,6 +233,7 @@ def run_one(
                 references=plan.references,
                 n_trials=n_trials,
                 n_finalists=plain["n_finalists"],
+                racing=plan.racing,
                 view=lambda trials: plan.view(folder, trials),
                 observer=view,
             )

@@ -13,13 +13,13 @@ import functools
 import importlib.metadata
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from evomerge.errors import ConfigError, StudyError, TaskError
 from evomerge.evaluators.command import stock_commands
-from evomerge.evaluators.groups import aggregate, check_metric, expand
+from evomerge.evaluators.groups import aggregate, check_metric, expand, join
 from evomerge.evaluators.options import Options, objectives_from, plain
 from evomerge.evaluators.requests import (
     Plan,
@@ -37,12 +37,14 @@ from evomerge.evaluators.tasks import (
     list_tasks,
     load_task,
 )
+from evomerge.racing import Bar
 from evomerge.recipe import Recipe
 from evomerge.trial import SPLITS, Objective, Scores, Split
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from evomerge.evaluators.blocks import Blocks
     from evomerge.evaluators.scoring import LiveModel, Requests
 
 
@@ -124,8 +126,10 @@ class LmEval:
             confirm_run_unsafe_code=confirm_run_unsafe_code,
             folder=str(Path.cwd()),
         )
+        self._split_seed = split_seed
         self._live: LiveModel | None = None
         self._built: dict[Split, _Built] = {}
+        self._blocks: dict[tuple[Split, tuple[float, ...]], Blocks] = {}
         self._tasks: dict[str, Any] = {}
         names = list(dict.fromkeys(o.task for o in self.objectives))
         sources, self._groups = find_tasks(names, include_folders(include_path))
@@ -142,7 +146,7 @@ class LmEval:
 
     def __getstate__(self) -> dict[str, Any]:
         """Plain data: a worker loads the tasks again from their own files, without an index."""
-        return self.__dict__ | {"_live": None, "_built": {}, "_tasks": {}}
+        return self.__dict__ | {"_live": None, "_built": {}, "_blocks": {}, "_tasks": {}}
 
     list_tasks = staticmethod(list_tasks)
 
@@ -167,11 +171,13 @@ class LmEval:
             self._live = LiveModel(
                 model, tokenizer, self.options.batch_size, self.options.max_length
             )
-        self._built = {}
+        self._built, self._blocks = {}, {}
         if self._asked("search"):
             self._build("search")
 
-    def evaluate(self, model: PreTrainedModel, recipe: Recipe, split: Split) -> Scores:
+    def evaluate(
+        self, model: PreTrainedModel, recipe: Recipe, split: Split, bar: Bar | None = None
+    ) -> Scores:
         """Scores the weights that are in ``model`` now.
 
         Args:
@@ -179,6 +185,7 @@ class LmEval:
             recipe: Not looked at.
             split: Which documents. Objectives that do not guide the search are scored on
                 ``test`` only: what is merely reported must not sway the choice of finalists.
+            bar: Asks the documents in blocks and stops once this cannot be reached.
 
         Returns:
             Signed values, their standard errors (see :mod:`evomerge.evaluators.metrics`) and, in
@@ -199,32 +206,99 @@ class LmEval:
         from evomerge.evaluators.metrics import scores_from
 
         built = self._built.get(split) or self._build(split)
+        blocks = None if bar is None else self._cut(split, built, bar.shares)
         start = time.perf_counter()
         asked = expand(self._asked(split), self._groups)
+        scores: Scores | None = None
         with lean(), torch.inference_mode():
             model.train(mode=False)
-            self._live.answer(model, built.requests)
-            results: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-            for name, instances in built.instances.items():
-                filters = {o.filter for o in asked if o.task == name}
-                metrics = {o.metric for o in asked if o.task == name}
-                measured = functools.partial(self._live.measure, metrics)
-                rows = process(self._tasks[name], instances, filters, measured)
-                results |= {(name, key): value for key, value in rows.items()}
-            aggregations = {name: self._tasks[name].aggregation() for name in built.instances}
-            scores = scores_from(asked, results, aggregations)
-        if self._groups:
-            sizes = {task: len(ids) for task, ids in self.samples(split).items()}
-            scores = aggregate(self._asked(split), self._groups, scores, sizes)
+            if bar is None or blocks is None:
+                self._live.answer(model, built.requests)
+            else:
+                scores = blocks.ask(functools.partial(self._live.answer, model), bar)
+            if scores is None:
+                results = self._read(split, built.instances)
+                aggregations = {name: self._tasks[name].aggregation() for name in built.instances}
+                scores = scores_from(asked, results, aggregations)
+                if self._groups:
+                    sizes = self._sizes(split)
+                    scores = aggregate(self._asked(split), self._groups, scores, sizes)
         return dataclasses.replace(scores, seconds={"score": time.perf_counter() - start})
+
+    @property
+    def corpus_metrics(self) -> tuple[str, ...]:
+        """Names of the guiding objectives that have no score per document.
+
+        Groups of texts weighed by their bytes count among them.
+        Known in the driver, which loaded the tasks.
+        """
+        from lm_eval.api.metrics import bits_per_byte
+
+        from evomerge.evaluators.metrics import is_documented
+
+        parts = {o.name: expand([o], self._groups) for o in self.objectives if o.guides}
+        return tuple(
+            name
+            for name, found in parts.items()
+            if not all(is_documented(self._aggregate(part)) for part in found)
+            or (len(found) > 1 and bits_per_byte in map(self._aggregate, found))
+        )
+
+    def _aggregate(self, objective: Objective) -> Callable[..., Any]:
+        """How a task makes one number of an objective's documents; lm-eval's default is a mean."""
+        from lm_eval.api.metrics import mean
+
+        found = self._tasks[objective.task].aggregation().get(objective.metric, mean)
+        return cast("Callable[..., Any]", found)
+
+    def _read(
+        self, split: Split, instances: Mapping[str, Sequence[Any]]
+    ) -> dict[tuple[str, str], list[Mapping[str, Any]]]:
+        """What answered requests give: (task, filter) to one mapping per document."""
+        assert self._live is not None  # noqa: S101
+        asked = expand(self._asked(split), self._groups)
+        results: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+        for name, group in instances.items():
+            filters = {o.filter for o in asked if o.task == name}
+            metrics = {o.metric for o in asked if o.task == name}
+            measured = functools.partial(self._live.measure, metrics)
+            rows = process(self._tasks[name], group, filters, measured)
+            results |= {(name, key): value for key, value in rows.items()}
+        return results
+
+    def _cut(self, split: Split, built: _Built, shares: tuple[float, ...]) -> Blocks:
+        """The split in blocks, cut when it is first raced on."""
+        assert self._live is not None  # noqa: S101
+        if (split, shares) not in self._blocks:
+            from evomerge.evaluators.blocks import Blocks
+
+            asked = expand(self._asked(split), self._groups)
+            with lean():
+                self._blocks[split, shares] = Blocks(
+                    built.instances,
+                    shares,
+                    self._split_seed,
+                    encode=self._live.encode,
+                    read=functools.partial(self._read, split),
+                    objectives=asked,
+                    aggregations={o.name: self._aggregate(o) for o in asked},
+                    join=functools.partial(
+                        join, self._asked(split), self._groups, n_documents=self._sizes(split)
+                    ),
+                )
+        return self._blocks[split, shares]
 
     def documents(self, split: Split) -> Mapping[str, int]:
         """Number of documents per objective that is scored on a split."""
-        sizes = {task: len(ids) for task, ids in self.samples(split).items()}
+        sizes = self._sizes(split)
         return {
             o.name: sum(sizes[part.task] for part in expand([o], self._groups))
             for o in self._asked(split)
         }
+
+    def _sizes(self, split: Split) -> dict[str, int]:
+        """Task to its number of documents."""
+        return {task: len(ids) for task, ids in self.samples(split).items()}
 
     def samples(self, split: Split) -> dict[str, list[int]]:
         """Task to the ascending indices of its documents: the value of ``lm_eval --samples``."""

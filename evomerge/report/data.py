@@ -33,8 +33,8 @@ def to_json(run: Run) -> dict[str, Any]:
 
     Returns:
         ``trials`` (one entry per trial and split: number, kind, split, state, label, recipe,
-        scores {raw, normalised, mean, scalar, feasible, seconds}, stderr, error, attempt,
-        copied_from; running ones last), ``front`` and ``finalists`` (trial numbers),
+        scores {raw, normalised, mean, scalar, feasible, seconds}, stderr, asked, error,
+        attempt, copied_from; running ones last), ``front`` and ``finalists`` (trial numbers),
         ``reference`` (label to number and mean per split), ``verdict``, ``objectives``,
         ``documents``, ``scale``, ``smallest_visible``, ``running`` (how many), ``path`` and
         ``meta``. Per-document scores and tensor names stay in the run folder.
@@ -208,6 +208,7 @@ def _trial(trial: Trial, run: Run, scale: Scale, bounds: Constraints) -> dict[st
         "scores": scores,
         "stderr": trial.scores.stderr if trial.scores else None,
         "error": trial.error if trial.state is TrialState.FAILED else None,
+        "asked": trial.scores.asked if trial.scores else None,
         "attempt": trial.attempt,
         "copied_from": trial.copied_from,
     }

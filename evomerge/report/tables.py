@@ -302,7 +302,9 @@ def progress(run: Run) -> str:
     budget = run.meta.get("n_trials")
     words = f"{done} of {budget} trials" if isinstance(budget, int) else f"{done} trials"
     failed = sum(t.state is TrialState.FAILED for t in run.trials)
+    pruned = sum(t.state is TrialState.PRUNED for t in run.trials)
     words += f", {len(run.running)} running" if run.running else ""
+    words += f", {pruned} stopped early" if pruned else ""
     return words + (f", {failed} failed" if failed else "")
 
 
