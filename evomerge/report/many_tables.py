@@ -27,8 +27,8 @@ def headline(c: Comparison) -> tuple[str, str, str]:
     gap, ahead = paired_seeds(first, second, c.budget)
     sentence += f"; the next, {second.name}, {number(median(second.best(c.budget)))}"
     if gap.n:
-        sentence += f". Seed by seed it is ahead by {number(gap.mean, sign=True)} on average, "
-        sentence += f"in {ahead} of {gap.n}"
+        sentence += f". Seed by seed the difference is {number(gap.mean, sign=True)} on average, "
+        sentence += f"above zero in {ahead} of {gap.n}"
     if gap.better:
         return f"{first.name} is ahead", "merge", f"{sentence}: clear at 95%."
     why = "too few seeds to tell" if gap.n < 3 else "within what seeds alone can do"

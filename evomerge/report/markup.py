@@ -20,6 +20,8 @@ POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
     "img-src data: blob:; base-uri 'none'; form-action 'none'"
 )
+INTERVALS = ("95% CI", "from worst to best")
+"""Columns after which a table's intervals are drawn."""
 FOLDED = 8
 """Rows of a longer table that show before somebody asks for the rest."""
 
@@ -143,7 +145,7 @@ def table_html(table: Table, pinned: bool = False) -> str:
         + "</th>"
         for c in table.columns
     ]
-    after = next((i for i, c in enumerate(table.columns) if c.name == "95% CI"), 0) + 1
+    after = 1 + next((i for i, c in enumerate(table.columns) if c.name in INTERVALS), 0)
     if drawn:
         heads.insert(after, '<th scope="col" aria-hidden="true"></th>')
     if more:

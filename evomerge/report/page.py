@@ -159,8 +159,13 @@ def _controls(run: Run) -> str:
     """What the trade-off shows across, up and as colour."""
     names = {str(i): o.name for i, o in enumerate(run.guiding)}
     chosen = [str(i) for i, o in enumerate(run.guiding) if o.search]
-    paint = {"": "Pareto front", **names, "scalar": "the one number", "number": "trial number"}
-    third = chosen[2] if len(chosen) > 2 else ""
+    paint = {
+        "front": "Pareto front",
+        **names,
+        "scalar": "the one number",
+        "number": "trial number",
+    }
+    third = chosen[2] if len(chosen) > 2 else "front"
     return (
         '<div class="controls">'
         + markup.chooser("across", "across", names, chosen[0])

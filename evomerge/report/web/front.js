@@ -51,7 +51,7 @@ const ticks = ([low, high, clipped], sign) => {
 figures.front = () => {
   const a = Number($("across").value), b = Number($("up").value), choice = $("paint").value;
   const xs = range(T.raw[a], 0.12), ys = range(T.raw[b], 0.08);
-  const paint = choice === "" ? null : paintOf(choice);
+  const paint = choice === "front" ? null : paintOf(choice);
   const span = paint ? shadesOf(paint.values) : null;
   const colors = (chosen, plain) => (paint ? {
     color: chosen.map((i) => paint.values[i]), cmin: span[0], cmax: span[1], coloraxis: "coloraxis",
