@@ -25,6 +25,9 @@ ENOUGH = 8
 CHANCE = 0.05
 """Chance, over all coefficients and objectives together, of one false claim (Bonferroni)."""
 
+IN_STEP = 0.9999
+"""Correlation above which two coefficients are one axis of the search seen twice."""
+
 Floats = npt.NDArray[np.float64]
 
 
@@ -50,7 +53,7 @@ class Effect:
     """How far one coefficient, taken alone, explains the scores of a search.
 
     Attributes:
-        name: What it is, for people.
+        name: What it is, for people; "+3 in step" where three more are straight lines of it.
         column: Its column in :class:`Coefficients`.
         share: Objective (and the scalarised score) to the share of the variance over the search
             trials that a parabola in this coefficient explains, adjusted for its freedom, in
@@ -142,7 +145,7 @@ def effects(run: Run) -> list[Effect]:
     scored = [t for t in trials if t.number in chosen]
     if len(scored) < ENOUGH:
         return []
-    varies = np.flatnonzero(np.ptp(table.columns, axis=0) > 1e-9)
+    varies, followers = _apart(table.columns)
     if not len(varies):
         return []
     names, Y = _scores(scored, scale)
@@ -150,7 +153,7 @@ def effects(run: Run) -> list[Effect]:
     limit = CHANCE / share.size
     made = [
         Effect(
-            called(table, int(c)),
+            called(table, int(c)) + (f" (+{followers[i]} in step)" if followers[i] else ""),
             int(c),
             dict(zip(names, share[i].tolist(), strict=True)),
             dict(zip(names, best[i].tolist(), strict=True)),
@@ -159,6 +162,27 @@ def effects(run: Run) -> list[Effect]:
         for i, c in enumerate(varies)
     ]
     return sorted(made, key=lambda e: -max(e.share.values()))
+
+
+def _apart(columns: Floats) -> tuple[npt.NDArray[np.int64], list[int]]:
+    """Columns that vary, without those that are a straight line of an earlier one (a profile).
+
+    Returns:
+        (v,) their indices, and how many columns each stands for beside itself.
+    """
+    varies = np.flatnonzero(np.ptp(columns, axis=0) > 1e-9)
+    unit = columns[:, varies] - columns[:, varies].mean(axis=0)
+    unit /= np.linalg.norm(unit, axis=0)
+    kept: list[int] = []
+    followers: list[int] = []
+    for j in range(len(varies)):
+        alike = np.abs(unit[:, kept].T @ unit[:, j]) if kept else np.zeros(0)
+        if len(alike) and alike.max() > IN_STEP:
+            followers[int(alike.argmax())] += 1
+        else:
+            kept.append(j)
+            followers.append(0)
+    return varies[kept], followers
 
 
 def _scores(trials: list[Trial], scale: Scale) -> tuple[list[str], Floats]:

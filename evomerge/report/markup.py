@@ -177,7 +177,8 @@ def table_html(table: Table, pinned: bool = False) -> str:
 
 def _breakable(name: str) -> str:
     """A heading that may be broken after an underscore."""
-    return text(name).replace("_", "_<wbr>") if name else ""
+    held = name.replace(" \u2191", "\u00a0\u2191").replace(" \u2193", "\u00a0\u2193")
+    return text(held).replace("_", "_<wbr>") if name else ""
 
 
 def _opener(row: Row, key: str) -> str:

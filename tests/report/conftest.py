@@ -30,18 +30,22 @@ class Browser:
 
     def open(self, page: Path, width: int = 1280, height: int = 900, dark: bool = False) -> None:
         """Opens a file and waits until every plot is drawn."""
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+        self.scheme(dark)
         self.driver.get(page.absolute().as_uri())
         self.wait("return document.documentElement.dataset.ready === 'true'")
+
+    def scheme(self, dark: bool) -> None:
+        """What the reader's system prefers."""
+        feature = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
 
     def run(self, script: str, *arguments: Any) -> Any:
         """What a script returns."""
         return self.driver.execute_script(script, *arguments)
 
-    def wait(self, script: str, seconds: float = 30) -> None:
+    def wait(self, script: str, seconds: float = 60) -> None:
         """Until a script returns something true."""
         end = time.monotonic() + seconds
         while not self.run(script):
@@ -78,25 +82,28 @@ class Browser:
             send("mouseReleased", (more or ((x, y),))[-1], "left")
 
 
-@pytest.fixture(scope="session")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """Skips where no Chromium is installed, unless EVOMERGE_REQUIRE_BROWSER is set."""
-    program = next(filter(None, map(shutil.which, NAMES)), None)
-    chromedriver = shutil.which("chromedriver")
-    if not program or not chromedriver:
-        why = "no Chromium with chromedriver is installed (apt-get install chromium-driver)"
-        assert "EVOMERGE_REQUIRE_BROWSER" not in os.environ, why
-        pytest.skip(why)
+def start_chromium(profile: Path) -> Any:
+    """A driver of a Chromium that starts with an empty profile."""
     from selenium import webdriver
     from selenium.webdriver.chrome.options import Options
     from selenium.webdriver.chrome.service import Service
 
     options = Options()
-    options.binary_location = program
-    for switch in (*SWITCHES, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
+    options.binary_location = next(filter(None, map(shutil.which, NAMES)))
+    for switch in (*SWITCHES, f"--user-data-dir={profile}"):
         options.add_argument(switch)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(chromedriver))
+    return webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """Skips where no Chromium is installed, unless EVOMERGE_REQUIRE_BROWSER is set."""
+    if not any(map(shutil.which, NAMES)) or not shutil.which("chromedriver"):
+        why = "no Chromium with chromedriver is installed (apt-get install chromium-driver)"
+        assert "EVOMERGE_REQUIRE_BROWSER" not in os.environ, why
+        pytest.skip(why)
+    driver = start_chromium(tmp_path_factory.mktemp("chromium"))
     try:
         yield Browser(driver)
     finally:

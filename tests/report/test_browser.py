@@ -17,6 +17,7 @@ from evomerge.trial import Objective, TrialState
 from tests import synthetic as s
 from tests.report.test_report import HOSTILE, RUNS
 
+DARK = "rgb(20, 25, 27)"
 THREE = (*s.OBJECTIVES, Objective("chat", "chat", "acc"))
 PLACES = "return [...document.querySelectorAll('.plot, .heat, canvas')]"
 EMPTY = f"{PLACES}.filter((p) => !p.dataset.drawn || p.clientHeight < 60).map((p) => p.id)"
@@ -61,10 +62,9 @@ def run():
     return study()
 
 
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390], ids=["desktop", "phone"])
-def test_everything_is_drawn(opened, run, width, dark):
-    browser = opened(page.page(run), width=width, dark=dark)
+@pytest.mark.parametrize(("place", "width"), [("desktop", 1280), ("phone", 390)])
+def test_everything_is_drawn(opened, run, place, width):
+    browser = opened(page.page(run), width=width)
     assert browser.run(f"{PLACES}.length") == 6
     assert browser.run(EMPTY) == []
     assert browser.run("return document.documentElement.scrollWidth") <= width
@@ -74,11 +74,13 @@ def test_everything_is_drawn(opened, run, width, dark):
         " [t.x.length, t.error_x.array.every((e) => e > 0)])"
     )
     assert found == [[estimates, True]]
-    light = browser.run("return getComputedStyle(document.body).backgroundColor")
-    assert (light == "rgb(20, 25, 27)") == dark
-    browser.picture(
-        f"report-{'phone' if width < 600 else 'desktop'}-{'dark' if dark else 'light'}"
-    )
+    browser.picture(f"report-{place}-light")
+    ink = "return document.querySelector('#plot-front .xtick text').style.fill"
+    light = browser.run(ink)
+    browser.scheme(dark=True)
+    browser.wait(f"{ink} !== '{light}'")
+    assert browser.run("return getComputedStyle(document.body).backgroundColor") == DARK
+    browser.picture(f"report-{place}-dark")
 
 
 def test_a_click_fills_the_recipe_panel(opened, run):
@@ -132,7 +134,7 @@ def test_choosing_axes_colour_and_time(opened, run):
     assert browser.run(titles) == [named[0], named[2], named[0]]
     browser.run(choose, "paint", "front")
     assert browser.run(titles)[2] == ""
-    x = "return document.getElementById('plot-best').data.at(-2).x.at(-1)"
+    x = "return document.getElementById('plot-best').data.at(-1).x.at(-1)"
     assert browser.run(x) == 40
     browser.run(choose, "over", "time")
     spent = sum(
@@ -202,11 +204,6 @@ def test_thousands_of_trials(opened):
     )
     assert paint < 2000
     assert browser.run(EMPTY) == []
-    slow = browser.run(
-        "const start = performance.now(); document.querySelectorAll('.steps button')[1].click();"
-        "return performance.now() - start"
-    )
-    assert slow < 2000  # milliseconds for a pin on a busy machine; 150 on a quiet one
 
 
 def test_many_runs(opened):

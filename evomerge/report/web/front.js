@@ -48,6 +48,11 @@ const ticks = ([low, high, clipped], sign) => {
   return { tickvals, ticktext: tickvals.map((v, k) => (k ? "" : beyond) + show(sign * v, high - low > 20 ? 0 : 2)) };
 };
 
+shapes.front = () => {
+  const [x, y] = [$("across"), $("up")].map((s) => T.raw[Number(s.value)][pinned]);
+  return x === null || y === null ? [] : [ring(x, y)];
+};
+
 figures.front = () => {
   const a = Number($("across").value), b = Number($("up").value), choice = $("paint").value;
   const xs = range(T.raw[a], 0.12), ys = range(T.raw[b], 0.08);
@@ -82,9 +87,6 @@ figures.front = () => {
     text: references.map((i) => safe(clip(T.name[i], 24))), textposition: labels(references, a, b, xs, ys, $("plot-front").clientWidth - 80),
     textfont: { size: 11, color: C.single }, cliponaxis: false,
   }));
-  if (pinned !== null) data.push(scatter([pinned], a, b, {
-    name: safe(clip(T.name[pinned], 30)), hoverinfo: "skip", marker: { color: CLEAR, size: 19, line: { color: C.ink, width: 1.8 } },
-  }));
   const bar = paint ? {
     colorscale: [[0, C.low], [0.5, C.merged], [1, C.high]], cmin: span[0], cmax: span[1],
     colorbar: { ...ticks(span, paint.sign ?? 1), ...(phone ? { orientation: "h", y: -0.18, yanchor: "top" } : {}), title: { text: paint.title, side: phone ? "bottom" : "right", font: { size: 12, color: C.muted } }, thickness: 8, outlinewidth: 0, ticklen: 0, tickfont: { size: 11, color: C.muted }, len: phone ? 1 : 0.9 },
@@ -93,7 +95,7 @@ figures.front = () => {
   return {
     data, clicked: pin,
     layout: layout(axisName(a), axisName(b), {
-      coloraxis: bar, height: phone ? 520 : 620,
+      coloraxis: bar, shapes: shapes.front(), height: phone ? 520 : 620,
       xaxis: { range: flip(a, xs) }, yaxis: { range: flip(b, ys) },
       uirevision: `${a},${b}`,
     }),
@@ -108,4 +110,4 @@ for (const key of ["across", "up", "paint"]) $(key)?.addEventListener("change", 
   }
   draw("front");
 });
-if (!$("across")) delete figures.front;
+if (!$("across")) [figures, shapes].forEach((all) => delete all.front);

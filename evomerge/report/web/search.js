@@ -11,12 +11,18 @@ const stepLine = (y, from) => {
 };
 const level = (y) => ({ type: "line", xref: "paper", x0: 0, x1: 1, y0: y, y1: y, layer: "below", line: { color: C.single, width: 1.2, dash: "dot" } });
 
+// Far below the references a trial only says "bad": such dots lie on the floor, so that the top has room.
+const anchors = [...D.levels.map((l) => l[1]), ...P.best.filter((v) => v !== null)];
+const summit = T.scalar.reduce((p, q) => (q === null ? p : Math.max(p, q)), Math.max(...anchors, -Infinity));
+const least = Math.min(...anchors), floor = anchors.length ? least - 1.2 * (summit - least || 1) : -Infinity;
+const rows = P.number.map((n, k) => [at.get(n), k]).filter(([i]) => i !== undefined && T.scalar[i] !== null);
+
+shapes.best = () => {
+  const found = rows.find(([i]) => i === pinned);
+  return [...D.levels.map((l) => level(l[1])), ...(found ? [ring(told(found[1]), Math.max(T.scalar[pinned], floor))] : [])];
+};
+
 figures.best = () => {
-  // Far below the references a trial only says "bad": such dots lie on the floor, so that the top has room.
-  const anchors = [...D.levels.map((l) => l[1]), ...P.best.filter((v) => v !== null)];
-  const top = T.scalar.reduce((p, q) => (q === null ? p : Math.max(p, q)), Math.max(...anchors, -Infinity));
-  const least = Math.min(...anchors), floor = anchors.length ? least - 1.2 * (top - least || 1) : -Infinity;
-  const rows = P.number.map((n, k) => [at.get(n), k]).filter(([i]) => i !== undefined && T.scalar[i] !== null);
   const dots = (estimates, more) => {
     const chosen = rows.filter(([i]) => (T.kind[i] === "estimate") === estimates);
     return { type: "scatter", mode: "markers", x: chosen.map(([, k]) => told(k)), y: chosen.map(([i]) => Math.max(T.scalar[i], floor)),
@@ -30,15 +36,12 @@ figures.best = () => {
     dots(true, { name: "stopped early (estimate)", marker: { color: C.dot, size: 5.5, symbol: symbols(true) } }),
     { ...stepLine(P.best, null), name: "best so far" },
   ].filter((t) => t.x.length);
-  const ring = rows.find(([i]) => i === pinned);
-  if (ring) data.push({ type: "scatter", mode: "markers", x: [told(ring[1])], y: [Math.max(T.scalar[pinned], floor)], hoverinfo: "skip",
-    name: safe(clip(T.name[pinned], 30)), marker: { color: CLEAR, size: 15, line: { color: C.ink, width: 1.6 } } });
   const sorted = [...D.levels].sort((p, q) => q[1] - p[1]);
   const close = (k) => k > 0 && sorted[k - 1][1] - sorted[k][1] < 0.06 * (span[1] - span[0]);
   return {
     data, clicked: pin,
     layout: layout(overTitle(), `${safe(D.title)} normalised score`, {
-      height: 380, shapes: sorted.map((l) => level(l[1])), yaxis: { range: span },
+      height: 380, shapes: shapes.best(), yaxis: { range: span },
       annotations: sorted.map(([name, y], k) => ({ xref: "paper", x: 0, xanchor: "left", y, yanchor: close(k) ? "top" : "bottom",
         text: safe(clip(name, 24)), showarrow: false, font: { size: 11, color: C.single } })),
     }),
@@ -80,4 +83,4 @@ figures.luck = () => {
 };
 
 $("over")?.addEventListener("change", () => ["best", "volume"].forEach(draw));
-for (const key of ["best", "volume", "luck"]) if (!$(`plot-${key}`)) delete figures[key];
+for (const key of ["best", "volume", "luck"]) if (!$(`plot-${key}`)) [figures, shapes].forEach((all) => delete all[key]);

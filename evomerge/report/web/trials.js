@@ -121,10 +121,19 @@ const fill = () => {
   }
 };
 
+// The ring around the pinned trial is a shape, not a mark: moving it leaves thousands of marks as they are.
+const shapes = {};
+const ring = (x, y) => ({
+  type: "circle", xsizemode: "pixel", ysizemode: "pixel", xanchor: x, yanchor: y, x0: -9, x1: 9, y0: -9, y1: 9,
+  line: { color: C.ink, width: 1.8 },
+});
+
 // Pins a trial everywhere: the panel and a ring in every plot.
 const pin = (i) => {
   pinned = i;
   fill();
-  for (const key of ["front", "best"]) draw(key);
+  for (const key of Object.keys(shapes)) {
+    if ($(`plot-${key}`)?.dataset.drawn) Plotly.relayout($(`plot-${key}`), { shapes: shapes[key]() });
+  }
   drawParallel();
 };
