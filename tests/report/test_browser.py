@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from evomerge.cli import main
 from evomerge.report import many_page, page
 from evomerge.report.many import compare
 from evomerge.trial import Objective, TrialState
@@ -219,6 +220,21 @@ def test_many_runs(opened):
     names = "return document.getElementById('plot-best').data.map((t) => t.name).filter(Boolean)"
     assert browser.run(names) == ["cma_es", "random"]
     browser.picture("many-desktop-light")
+
+
+@pytest.mark.slow
+def test_a_real_search_of_the_zoo(opened, tmp_path):
+    folder = tmp_path / "run"
+    documents = [
+        f"evaluator.splits.{k}={v}" for k, v in {"search": 60, "select": 40, "test": 60}.items()
+    ]
+    what = ["optimizer=nsga2", "executor=local", "n_trials=25", "search_space=global", *documents]
+    assert main(["search", "--quiet", f"run_dir={folder}", *what]) == 0
+    for place, width in (("desktop", 1280), ("phone", 390)):
+        browser = opened((folder / "report.html").read_text("utf-8"), width=width)
+        assert browser.run(EMPTY) == []
+        assert browser.run("return document.documentElement.scrollWidth") <= width
+        browser.picture(f"zoo-{place}")
 
 
 def test_paper(opened, run):

@@ -38,7 +38,11 @@ const overTitle = () => (overTime() ? "worker time, seconds" : "search trials to
 
 figures.best = () => {
   const data = bands("best");
-  const shown = range([...data.flatMap((t) => t.y), ...D.levels.map((l) => l[1]).filter((v, k) => k < 2)]);
+  // One seed that begins far below must not press all others against the top.
+  const known = data.flatMap((t) => t.y).filter((v) => v !== null), top = known.reduce((p, q) => Math.max(p, q), -Infinity);
+  const anchors = [...D.levels.map((l) => l[1]), ...data.map((t) => t.y.at(-1)).filter((v) => v !== null)];
+  const least = Math.min(...anchors), floor = least - 0.6 * (top - least || 1);
+  const shown = range([...known.map((v) => Math.max(v, floor)), ...anchors]);
   const seen = D.levels.filter(([, y]) => y > shown[0]);
   return { data, layout: layout(overTitle(), `${safe(D.title)} normalised score`, {
     height: 400, shapes: seen.map((l) => level(l[1])), annotations: seen.map(([name, y]) => marked(name, y)), yaxis: { range: shown },
