@@ -75,7 +75,7 @@ def page(c: Comparison) -> str:
         parts["front"] = ("Every front", text, _controls(c) + markup.plot("front", "fronts"))
     parts["runs"] = (runs.title, runs.note, markup.table_html(runs))
     facts = {
-        "runs": f"{len(c.runs)} runs, {len(c.contenders)} contenders",
+        "runs": f"{len(c.runs)} runs, {_counted(len(c.contenders))}",
         "budget": f"{c.budget} trials each",
         "objectives": ", ".join(printable(o.name) for o in c.runs[0].searched),
     }
@@ -86,6 +86,10 @@ def page(c: Comparison) -> str:
         markup.footer([r.path for r in c.runs[:6]] + ["\u2026"] * (len(c.runs) > 6)),
     ]
     return markup.document(f"{words} \u00b7 {len(c.runs)} runs", html, _drawn(c), SCRIPTS)
+
+
+def _counted(n: int) -> str:
+    return f"{n} contender{'s' * (n != 1)}"
 
 
 def _controls(c: Comparison) -> str:

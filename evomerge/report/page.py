@@ -94,27 +94,7 @@ def _parts(run: Run, answer: Verdict, drawn: Mapping[str, object]) -> dict[str, 
             _below(made.get("front"), any_trial),
         )
     if any_told:
-        label = "the best score so far, over the search"
-        plots = markup.plot("best", label) + (markup.plot("volume", "hypervolume") if many else "")
-        note = "Dotted: the reference points. "
-        note += (
-            "Left: one number, each dot a trial, a triangle one below the frame; right: the front."
-            if many
-            else "Each dot is a trial, a triangle one below the frame."
-        )
-        over = markup.chooser(
-            "over", "over", {"trials": "evaluations", "time": "worker time"}, "trials"
-        )
-        columns = f'<div class="plots{"" if many else " one"}">{plots}</div>'
-        add(
-            "search",
-            "The search",
-            note,
-            f'<div class="controls">{over}</div>',
-            columns,
-            "" if many or not any_trial else _explorer("", ""),
-            _below(made.get("search"), any_trial),
-        )
+        add("search", "The search", *_search(many, any_trial, made.get("search")))
     if any_trial and any_told:
         note = (
             "One line per recipe: its scores, then the coefficients that explain most. Drag along "
@@ -126,6 +106,23 @@ def _parts(run: Run, answer: Verdict, drawn: Mapping[str, object]) -> dict[str, 
         if key in made:
             _add_table(parts, made[key], any_trial)
     return parts
+
+
+def _search(many: bool, any_trial: bool, table: Table | None) -> tuple[str, ...]:
+    """The remark and the HTML of the section on the search; with one objective, the panel too."""
+    plots = markup.plot("best", "the best score so far, over the search")
+    note = "Dotted: the reference points. Each dot is a trial, a triangle one below the frame."
+    if many:
+        plots += markup.plot("volume", "hypervolume over the search")
+        note += " Left: the scores as one number; right: the whole front, as hypervolume."
+    options = {"trials": "evaluations", "time": "worker time"}
+    return (
+        note,
+        f'<div class="controls">{markup.chooser("over", "over", options, "trials")}</div>',
+        f'<div class="plots{"" if many else " one"}">{plots}</div>',
+        "" if many or not any_trial else _explorer("", ""),
+        _below(table, any_trial),
+    )
 
 
 def _column(drawn: Mapping[str, object], key: str, name: str) -> object:
