@@ -88,7 +88,8 @@ def _parts(run: Run, answer: Verdict, drawn: Mapping[str, object]) -> dict[str, 
         add(
             "front",
             "Trade-off",
-            "Better is up and to the right. Point at a mark to see its recipe, click to keep it.",
+            "Better is up and to the right. Point at a mark to see its recipe, click to keep it; "
+            "drag to zoom, double-click to see everything.",
             _controls(run),
             _explorer("front", "scores of every trial"),
             _below(made.get("front"), any_trial),

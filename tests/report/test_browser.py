@@ -30,7 +30,10 @@ const at = (k) => [
   box.left + xaxis._offset + xaxis.d2p(marks.x[k]), box.top + yaxis._offset + yaxis.d2p(marks.y[k])
 ];
 const apart = (i, j) => Math.hypot(at(i)[0] - at(j)[0], at(i)[1] - at(j)[1]) > 9;
-const k = marks.x.findIndex((_, j) => marks.x.every((_, i) => i === j || apart(i, j)));
+const inside = (j) => xaxis.d2p(marks.x[j]) > 9 && xaxis.d2p(marks.x[j]) < xaxis._length - 9 &&
+  yaxis.d2p(marks.y[j]) > 9 && yaxis.d2p(marks.y[j]) < yaxis._length - 9;
+const free = (j) => inside(j) && marks.x.every((_, i) => i === j || apart(i, j));
+const k = marks.x.findIndex((_, j) => free(j));
 return [...at(k), marks.customdata[k]];
 """
 

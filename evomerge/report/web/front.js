@@ -48,6 +48,15 @@ const ticks = ([low, high, clipped], sign) => {
   return { tickvals, ticktext: tickvals.map((v, k) => (k ? "" : beyond) + show(sign * v, high - low > 20 ? 0 : 2)) };
 };
 
+// What the frame holds at first: the front, the references, and all but the worst tenth of the rest, which
+// would press what matters into a corner.
+const focus = (k) => {
+  const sign = D.objectives[k].up ? 1 : -1, known = indices((i) => T.raw[k][i] !== null);
+  const sorted = known.map((i) => sign * T.raw[k][i]).sort((p, q) => p - q);
+  const kept = known.filter((i) => T.front[i] || T.kind[i] === "reference").map((i) => sign * T.raw[k][i]);
+  return [Math.min(sorted[Math.floor(sorted.length / 10)], ...kept), sorted.at(-1)].map((v) => sign * v);
+};
+
 shapes.front = () => {
   const [x, y] = [$("across"), $("up")].map((s) => T.raw[Number(s.value)][pinned]);
   return x === null || y === null ? [] : [ring(x, y)];
@@ -55,7 +64,7 @@ shapes.front = () => {
 
 figures.front = () => {
   const a = Number($("across").value), b = Number($("up").value), choice = $("paint").value;
-  const xs = range(T.raw[a], 0.12), ys = range(T.raw[b], 0.08);
+  const xs = range(focus(a), 0.12), ys = range(focus(b), 0.08);
   const paint = choice === "front" ? null : paintOf(choice);
   const span = paint ? shadesOf(paint.values) : null;
   const colors = (chosen, plain) => (paint ? {
