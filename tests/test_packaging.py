@@ -70,7 +70,7 @@ def test_the_wheel_holds_code_and_data_and_nothing_else(wheel) -> None:
         assert {f"evomerge/{f.relative_to(ROOT).as_posix()}" for f in files} <= names
     code = {f.relative_to(ROOT).as_posix() for f in (ROOT / "evomerge").rglob("*.py")}
     assert code <= names
-    assert {"evomerge/report/page.css", "evomerge/report/page.js"} <= names
+    assert {"evomerge/report/web/page.css", "evomerge/report/web/page.js"} <= names
     assert "evomerge/methods/native.c" in names
     assert all(n.startswith(("evomerge/", "evomerge-")) for n in names)
     assert not [n for n in names if n.endswith((".pyc", ".safetensors", ".log")) or "/runs/" in n]

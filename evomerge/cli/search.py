@@ -323,9 +323,9 @@ def _interruptible(study: Study, view: LiveView) -> Iterator[None]:
 
 def _report(run: Run, view: LiveView, *, finished: bool) -> None:
     """Writes report.html and front.png into the run folder and prints the tables."""
-    from evomerge.report.figures import write_png
     from evomerge.report.page import write_html
-    from evomerge.report.tables import show
+    from evomerge.report.picture import write_png
+    from evomerge.report.terminal import show
 
     if not view.quiet:
         show(run)
