@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from evomerge.evaluators.batches import Batch, Encoded, Packing, pack
+from evomerge.evaluators.batches import Batch, Encoded, Packing
 from evomerge.evaluators.memory import is_out_of_memory, release
+from evomerge.evaluators.packing import pack
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -9,24 +9,22 @@ metrics are left. lm-eval's own caches are not used: they do not know that the w
 from __future__ import annotations
 
 import dataclasses
-import functools
 import importlib.metadata
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import ConfigError, StudyError, TaskError
 from evomerge.evaluators.command import stock_commands
-from evomerge.evaluators.groups import aggregate, check_metric, expand, join
+from evomerge.evaluators.groups import check_metric, expand
 from evomerge.evaluators.options import Options, objectives_from, plain
 from evomerge.evaluators.requests import (
     Plan,
     build_requests,
     documents_hash,
     plan_task,
-    process,
 )
 from evomerge.evaluators.splits import check_sizes
 from evomerge.evaluators.tasks import (
@@ -44,16 +42,8 @@ from evomerge.trial import SPLITS, Objective, Scores, Split
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from evomerge.evaluators.blocks import Blocks
-    from evomerge.evaluators.scoring import LiveModel, Requests
-
-
-@dataclasses.dataclass(frozen=True)
-class _Built:
-    """The requests of one split: instances per task, and all of them encoded."""
-
-    instances: Mapping[str, list[Any]]
-    requests: Requests
+    from evomerge.evaluators.asked import Asked
+    from evomerge.evaluators.scoring import LiveModel
 
 
 class LmEval:
@@ -128,8 +118,7 @@ class LmEval:
         )
         self._split_seed = split_seed
         self._live: LiveModel | None = None
-        self._built: dict[Split, _Built] = {}
-        self._blocks: dict[tuple[Split, tuple[float, ...]], Blocks] = {}
+        self._built: dict[Split, Asked] = {}
         self._tasks: dict[str, Any] = {}
         names = list(dict.fromkeys(o.task for o in self.objectives))
         sources, self._groups = find_tasks(names, include_folders(include_path))
@@ -146,7 +135,7 @@ class LmEval:
 
     def __getstate__(self) -> dict[str, Any]:
         """Plain data: a worker loads the tasks again from their own files, without an index."""
-        return self.__dict__ | {"_live": None, "_built": {}, "_blocks": {}, "_tasks": {}}
+        return self.__dict__ | {"_live": None, "_built": {}, "_tasks": {}}
 
     list_tasks = staticmethod(list_tasks)
 
@@ -171,7 +160,7 @@ class LmEval:
             self._live = LiveModel(
                 model, tokenizer, self.options.batch_size, self.options.max_length
             )
-        self._built, self._blocks = {}, {}
+        self._built = {}
         if self._asked("search"):
             self._build("search")
 
@@ -203,26 +192,11 @@ class LmEval:
         del recipe
         if self._live is None:
             raise StudyError("LmEval.evaluate was called before prepare.")
-        from evomerge.evaluators.metrics import scores_from
-
-        built = self._built.get(split) or self._build(split)
-        blocks = None if bar is None else self._cut(split, built, bar.shares)
+        asked = self._built.get(split) or self._build(split)
         start = time.perf_counter()
-        asked = expand(self._asked(split), self._groups)
-        scores: Scores | None = None
         with lean(), torch.inference_mode():
             model.train(mode=False)
-            if bar is None or blocks is None:
-                self._live.answer(model, built.requests)
-            else:
-                scores = blocks.ask(functools.partial(self._live.answer, model), bar)
-            if scores is None:
-                results = self._read(split, built.instances)
-                aggregations = {name: self._tasks[name].aggregation() for name in built.instances}
-                scores = scores_from(asked, results, aggregations)
-                if self._groups:
-                    sizes = self._sizes(split)
-                    scores = aggregate(self._asked(split), self._groups, scores, sizes)
+            scores = asked.scores(model, bar)
         return dataclasses.replace(scores, seconds={"score": time.perf_counter() - start})
 
     @property
@@ -234,59 +208,16 @@ class LmEval:
         """
         from lm_eval.api.metrics import bits_per_byte
 
+        from evomerge.evaluators.asked import aggregation
         from evomerge.evaluators.metrics import is_documented
 
-        parts = {o.name: expand([o], self._groups) for o in self.objectives if o.guides}
-        return tuple(
-            name
-            for name, found in parts.items()
-            if not all(is_documented(self._aggregate(part)) for part in found)
-            or (len(found) > 1 and bits_per_byte in map(self._aggregate, found))
-        )
-
-    def _aggregate(self, objective: Objective) -> Callable[..., Any]:
-        """How a task makes one number of an objective's documents; lm-eval's default is a mean."""
-        from lm_eval.api.metrics import mean
-
-        found = self._tasks[objective.task].aggregation().get(objective.metric, mean)
-        return cast("Callable[..., Any]", found)
-
-    def _read(
-        self, split: Split, instances: Mapping[str, Sequence[Any]]
-    ) -> dict[tuple[str, str], list[Mapping[str, Any]]]:
-        """What answered requests give: (task, filter) to one mapping per document."""
-        assert self._live is not None  # noqa: S101
-        asked = expand(self._asked(split), self._groups)
-        results: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-        for name, group in instances.items():
-            filters = {o.filter for o in asked if o.task == name}
-            metrics = {o.metric for o in asked if o.task == name}
-            measured = functools.partial(self._live.measure, metrics)
-            rows = process(self._tasks[name], group, filters, measured)
-            results |= {(name, key): value for key, value in rows.items()}
-        return results
-
-    def _cut(self, split: Split, built: _Built, shares: tuple[float, ...]) -> Blocks:
-        """The split in blocks, cut when it is first raced on."""
-        assert self._live is not None  # noqa: S101
-        if (split, shares) not in self._blocks:
-            from evomerge.evaluators.blocks import Blocks
-
-            asked = expand(self._asked(split), self._groups)
-            with lean():
-                self._blocks[split, shares] = Blocks(
-                    built.instances,
-                    shares,
-                    self._split_seed,
-                    encode=self._live.encode,
-                    read=functools.partial(self._read, split),
-                    objectives=asked,
-                    aggregations={o.name: self._aggregate(o) for o in asked},
-                    join=functools.partial(
-                        join, self._asked(split), self._groups, n_documents=self._sizes(split)
-                    ),
-                )
-        return self._blocks[split, shares]
+        names = []
+        for o in self.objectives:
+            found = [aggregation(self._tasks, part) for part in expand([o], self._groups)]
+            weighed = len(found) > 1 and bits_per_byte in found
+            if o.guides and (weighed or not all(map(is_documented, found))):
+                names.append(o.name)
+        return tuple(names)
 
     def documents(self, split: Split) -> Mapping[str, int]:
         """Number of documents per objective that is scored on a split."""
@@ -373,8 +304,10 @@ class LmEval:
         """The objectives that are scored on a split."""
         return [o for o in self.objectives if o.guides or split == "test"]
 
-    def _build(self, split: Split) -> _Built:
+    def _build(self, split: Split) -> Asked:
         """Builds and encodes the requests of a split."""
+        from evomerge.evaluators.asked import Asked
+
         assert self._live is not None  # noqa: S101
         chat = self._live.lm.apply_chat_template if self.options.apply_chat_template else None
         instances: dict[str, list[Any]] = {}
@@ -390,7 +323,12 @@ class LmEval:
                     f"task {name!r}: the documents of the {split} split are not those that the "
                     "driver saw. Its data files differ between machines, or changed meanwhile."
                 )
-        with lean():
-            requests = self._live.encode([i for group in instances.values() for i in group])
-        self._built[split] = _Built(instances, requests)
+        self._built[split] = Asked(
+            self._live,
+            tasks=self._tasks,
+            instances=instances,
+            objectives=self._asked(split),
+            groups=self._groups,
+            seed=self._split_seed,
+        )
         return self._built[split]

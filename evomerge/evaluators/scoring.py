@@ -9,19 +9,21 @@ by ``HFLM`` itself, request by request: right, and slower.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import functools
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from evomerge.errors import TaskError
 from evomerge.evaluators.answers import measure
-from evomerge.evaluators.batches import Batch, Encoded, Packing, check_encoded
+from evomerge.evaluators.batches import Batch, Encoded, Packing
 from evomerge.evaluators.generation import Generations, Generator
 from evomerge.evaluators.likelihoods import Likelihoods
+from evomerge.evaluators.packing import check_encoded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -108,7 +110,8 @@ class LiveModel:
             raise TaskError(f"requests of type {', '.join(by_kind)} cannot be scored.")
         encoded = []
         if self._causal:
-            asked = self.lm.loglikelihood(pairs, disable_tqdm=True) if pairs else []
+            with self._remembering():
+                asked = self.lm.loglikelihood(pairs, disable_tqdm=True) if pairs else []
             encoded = [(slot, *request[1:]) for slot, request in enumerate(asked)]
             for slot, instance in enumerate(rolling, start=len(pairs)):
                 encoded += [(slot, *window) for window in self._windows(instance.args[0])]
@@ -178,6 +181,15 @@ class LiveModel:
                     answer if isinstance(answer, tuple) else (answer, False)
                 )
         return totals, greedy
+
+    @contextlib.contextmanager
+    def _remembering(self) -> Iterator[None]:
+        """A context is encoded once, and not again for every choice."""
+        self.lm.tok_encode = functools.cache(self.lm.tok_encode)
+        try:
+            yield
+        finally:
+            del self.lm.tok_encode
 
     def _windows(self, text: str) -> list[tuple[list[int], list[int]]]:
         """The rolling windows of a text, as ``HFLM.loglikelihood_rolling`` makes them."""

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evomerge.errors import TaskError
-from evomerge.evaluators.batches import Packing, check_encoded, pack
+from evomerge.evaluators.batches import Packing
 from evomerge.evaluators.likelihoods import Likelihoods
+from evomerge.evaluators.packing import check_encoded, pack
 from tests.models import ARCHS, VOCAB, config
 
 CPU = torch.device("cpu")
