@@ -169,6 +169,7 @@ def measure(model: Any, tokenizer: Any, tasks: Path, name: str, repeats: int) ->
         splits={"search": None, "select": 0, "test": 0},
     )
     ours.prepare(model, tokenizer)
+    value = ours.evaluate(model, None, "search").values["o"]  # type: ignore[arg-type]
     requests = ours._built["search"].requests
     scorer = ours._live._scorer  # type: ignore[union-attr]
     passes = [scorer.inputs(model, batch) for batch in requests.batches]
@@ -186,7 +187,6 @@ def measure(model: Any, tokenizer: Any, tasks: Path, name: str, repeats: int) ->
             ("bare", bare),
         ):
             ran.setdefault(key, []).append(seconds(run))
-    value = ours.evaluate(model, None, "search").values["o"]  # type: ignore[arg-type]
     for key, run in (("stock", stock), ("lean", lean)):
         for _ in range(max(1, repeats // 3)):
             ran.setdefault(key, []).append(seconds(run))

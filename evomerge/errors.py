@@ -63,3 +63,14 @@ def unknown_name(kind: str, name: str, known: Iterable[str], hint: str = "") -> 
     shown = ", ".join(names[:20]) + (f", ... ({len(names)} in all)" if len(names) > 20 else "")
     message += f" Known: {shown or 'none'}."
     return UnknownNameError(message + (f" {hint}" if hint else ""))
+
+
+def no_document_scores(name: str, metric: str, who: str) -> ConfigError:
+    """The refusal of an objective without scores per document, for ``who`` lives on them."""
+    way_out = "racing=off" if who == "racing" else "take another optimizer, such as nsga2"
+    return ConfigError(
+        f"objective {name!r}: its metric {metric!r} is computed over the whole corpus and has no "
+        f"score per document, which {who} needs. Choose a metric that is a mean over documents "
+        "(an accuracy, bits per byte), set 'search: false' and no bound for this objective, or "
+        f"{way_out}."
+    )

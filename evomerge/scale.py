@@ -21,6 +21,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from evomerge.errors import unknown_name
+from evomerge.recipe import Vector
 from evomerge.trial import Objective, Scores, Split, Trial, TrialState
 
 BASE = "base"
@@ -142,3 +143,22 @@ class Scale:
         if self.scalarisation == "chebyshev":
             f = 1 + weights * len(weights) * (f - 1)
         return float(f.min()) + _AUGMENTATION * mean
+
+    def terms(self) -> list[tuple[Vector, float]]:
+        """The combinations of signed values whose minimum is :meth:`scalar`.
+
+        Returns:
+            (m,) weights a and a constant c of each: its value is ``a @ values + c``.
+        """
+        zero, unit, weights = (np.array(v) for v in (self.zero, self.unit, self.weights))
+        mean = weights / unit, -float(weights @ (zero / unit))
+        if self.scalarisation == "mean":
+            return [mean]
+        found = []
+        for i in np.flatnonzero(weights > 0):
+            factor = weights[i] * (weights > 0).sum() if self.scalarisation == "chebyshev" else 1.0
+            a = _AUGMENTATION * mean[0]
+            a[i] += factor / unit[i]
+            c = (1 - factor) - factor * zero[i] / unit[i] + _AUGMENTATION * mean[1]
+            found.append((a, float(c)))
+        return found

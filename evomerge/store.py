@@ -227,6 +227,7 @@ class TrialStore:
             "split": trial.split,
             "label": trial.label,
             "attempt": trial.attempt,
+            "raced_after": trial.raced_after,
             "x": None if trial.x is None else trial.x.tolist(),
             "recipe": _varying(trial.recipe),
             "layout": key,
@@ -391,6 +392,7 @@ def _trial(attrs: Mapping[str, Any], layouts: Mapping[str, _Layout], **extra: An
         label=attrs["label"],
         x=None if attrs["x"] is None else np.array(attrs["x"]),
         recipe=recipe,
+        raced_after=attrs.get("raced_after"),
         **{"attempt": attrs["attempt"], **extra},
     )
 
@@ -420,6 +422,7 @@ def _finished(attrs: Mapping[str, Any], layouts: Mapping[str, _Layout], folder: 
             stderr={k: math.nan if v is None else v for k, v in result["stderr"].items()},
             per_example=_Stored(_scores_path(folder, number, attrs["split"]), result["values"]),
             seconds=result["seconds"],
+            asked=result.get("asked"),
         )
     return _trial(
         attrs,
@@ -454,6 +457,7 @@ def _result(trial: Trial, seq: int) -> dict[str, Any]:
             k: None if math.isnan(v) else v for k, v in trial.scores.stderr.items()
         }
         result["seconds"] = dict(trial.scores.seconds)
+        result["asked"] = trial.scores.asked
         result["arrays"] = trial.copied_from is None and bool(_arrays(trial.scores))
     return result
 

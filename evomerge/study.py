@@ -22,6 +22,7 @@ from evomerge.executors.base import Executor, Job
 from evomerge.experts import ExpertPool
 from evomerge.methods import EVERY_METHOD
 from evomerge.optimizers.base import Optimizer
+from evomerge.racing import Bar, Racing
 from evomerge.recipe import Recipe, Vector
 from evomerge.run import Run
 from evomerge.scale import BASE, EXPERT
@@ -73,6 +74,8 @@ class Study:
             express them, their point.
         n_trials: Budget: search trials of the whole run, those of earlier sittings included.
         n_finalists: How many candidates are scored again on the select split.
+        racing: How search trials are raced; None: every one is asked all documents. References
+            and finals always are.
         view: Builds a :class:`~evomerge.run.Run` of trials, for choosing the finalists.
         observer: Sees what happens.
     """
@@ -88,6 +91,7 @@ class Study:
         n_trials: int,
         view: Callable[[Sequence[Trial]], Run],
         n_finalists: int = 5,
+        racing: Racing | None = None,
         observer: Observer | None = None,
     ) -> None:
         if n_trials < 1:
@@ -96,7 +100,7 @@ class Study:
         self._executor, self._store = executor, store
         self._references = list(references)
         self._n_trials, self._n_finalists = n_trials, n_finalists
-        self._view, self._observer = view, observer
+        self._view, self._observer, self._racing = view, observer, racing
         self._told: list[Trial] = []
         self._due: deque[Trial] = deque()
         self._pending: dict[tuple[int, Split], Trial] = {}
@@ -188,7 +192,10 @@ class Study:
         for i, point in enumerate(points):
             x = self._space.snap(np.asarray(point, dtype=np.float64))
             self._n_search += 1
-            self._start(Trial(first + i, "search", x, self._space.decode(x)))
+            trial = Trial(first + i, "search", x, self._space.decode(x))
+            if self._racing is not None:
+                trial = dataclasses.replace(trial, raced_after=len(self._told))
+            self._start(trial)
         return bool(points)
 
     def _start(self, trial: Trial) -> None:
@@ -207,9 +214,15 @@ class Study:
 
     def _submit(self, trial: Trial) -> None:
         self._pending[trial.number, trial.split] = trial
-        self._executor.submit(Job(trial))
+        self._executor.submit(Job(trial, self._bar(trial)))
         if self._observer:
             self._observer.started(trial)
+
+    def _bar(self, trial: Trial) -> Bar | None:
+        """What a trial is raced against: the same again when it is resumed."""
+        if self._racing is None or trial.raced_after is None:
+            return None
+        return self._racing.bar(self._told[: trial.raced_after])
 
     def _collect(self) -> None:
         """Stores what is finished, all of it at once, then tells it trial by trial.

@@ -24,7 +24,10 @@ Kind = Literal["search", "reference", "final"]
 
 
 class TrialState(enum.StrEnum):
-    """Where a trial stands. The last three are final."""
+    """Where a trial stands. The last three are final.
+
+    PRUNED is a trial that lost a race (:mod:`evomerge.racing`): its scores are estimates.
+    """
 
     RUNNING = "RUNNING"
     COMPLETE = "COMPLETE"
@@ -122,12 +125,15 @@ class Scores:
             the split's document order, NaN where not asked; None for a corpus metric.
         seconds: Where the time went: ``{"merge": s, "score": s}``; empty where it went nowhere,
             because the scores were found in the cache folder.
+        asked: How many documents of all tasks were asked before the candidate was stopped; then
+            the values are estimates of what all would give. None: all were asked.
     """
 
     values: Mapping[str, float]
     stderr: Mapping[str, float]
     per_example: Mapping[str, npt.NDArray[np.float32] | None]
     seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    asked: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -148,6 +154,8 @@ class Trial:
         split: The documents it was scored on.
         label: Name of a reference point (``"base"``, ``"expert math"``); empty otherwise.
         copied_from: Number of an earlier trial with the same recipe whose scores were copied.
+        raced_after: How many trials had been told when it was started: the bar that it was raced
+            against follows from them (:mod:`evomerge.racing`). None: it is not raced.
     """
 
     number: int
@@ -161,6 +169,7 @@ class Trial:
     split: Split = "search"
     label: str = ""
     copied_from: int | None = None
+    raced_after: int | None = None
 
     @property
     def finished(self) -> bool:

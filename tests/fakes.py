@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 from evomerge.executors.base import Job
+from evomerge.racing import Bar
 from evomerge.recipe import LayerGroup, ModelRef, Recipe
 from evomerge.trial import Objective, Scores, Trial, TrialState
 
@@ -58,6 +59,21 @@ def scores_of(r: Recipe, split: str = "search", n: int = 16) -> Scores:
     )
 
 
+def raced(scores: Scores, bar: Bar) -> Scores:
+    """What an evaluator makes of documents that are asked in blocks."""
+    for share in bar.shares[:-1]:
+        seen = {}
+        for name, row in scores.per_example.items():
+            seen[name] = np.full(len(row), np.nan, dtype=np.float32)
+            n = int(np.ceil(len(row) * share))
+            seen[name][:n] = row[:n]
+        verdict = bar.verdict(seen)
+        if verdict.stop:
+            asked = sum(int(np.isfinite(row).sum()) for row in seen.values())
+            return Scores(verdict.values, verdict.stderr, seen, scores.seconds, asked)
+    return scores
+
+
 class FakeExecutor:
     """Runs jobs at once; may finish them out of order, fail some, or be killed after a few.
 
@@ -78,6 +94,7 @@ class FakeExecutor:
     ) -> None:
         self.capacity = capacity
         self.evaluated: list[tuple[int, str]] = []
+        self.bars: dict[tuple[int, str], Bar | None] = {}
         self._queue: deque[Job] = deque()
         self._random = None if seed is None else random.Random(seed)
         self._fails, self._dies_after = fails, dies_after
@@ -87,6 +104,7 @@ class FakeExecutor:
 
     def submit(self, job: Job) -> None:
         assert len(self._queue) < self.capacity or job.trial.kind == "reference"
+        self.bars[job.trial.number, job.trial.split] = job.bar
         self._queue.append(job)
 
     def collect(self, timeout: float | None = None) -> list[Trial]:
@@ -96,12 +114,16 @@ class FakeExecutor:
             raise SystemExit
         if self._random:
             self._queue.rotate(self._random.randrange(len(self._queue)))
-        trial = self._queue.popleft().trial
+        job = self._queue.popleft()
+        trial = job.trial
         self.evaluated.append((trial.number, trial.split))
         if self._fails(trial):
             return [dataclasses.replace(trial, state=TrialState.FAILED, error="Boom: on purpose")]
         scores = scores_of(trial.recipe, trial.split)
-        return [dataclasses.replace(trial, state=TrialState.COMPLETE, scores=scores)]
+        if job.bar is not None:
+            scores = raced(scores, job.bar)
+        state = TrialState.COMPLETE if scores.asked is None else TrialState.PRUNED
+        return [dataclasses.replace(trial, state=state, scores=scores)]
 
     def close(self) -> None:
         self._queue.clear()

@@ -7,8 +7,8 @@ import pytest
 from evomerge.choose import finalists, front, pick, verdict
 from evomerge.constraints import Constraints
 from evomerge.errors import ConfigError, UnknownNameError
-from evomerge.report.data import to_json
-from evomerge.report.tables import text
+from evomerge.report.as_json import to_json
+from evomerge.report.terminal import text
 from evomerge.scale import Scale
 from evomerge.trial import Objective
 from tests import synthetic as s

@@ -70,7 +70,7 @@ def test_the_wheel_holds_code_and_data_and_nothing_else(wheel) -> None:
         assert {f"evomerge/{f.relative_to(ROOT).as_posix()}" for f in files} <= names
     code = {f.relative_to(ROOT).as_posix() for f in (ROOT / "evomerge").rglob("*.py")}
     assert code <= names
-    assert {"evomerge/report/page.css", "evomerge/report/page.js"} <= names
+    assert {"evomerge/report/web/page.css", "evomerge/report/web/page.js"} <= names
     assert "evomerge/methods/native.c" in names
     assert "hydra_plugins/evomerge_ray_launcher.py" in names
     assert "hydra_plugins/__init__.py" not in names  # a namespace, which other packages share

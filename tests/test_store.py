@@ -96,6 +96,22 @@ def test_nan_stderr_and_missing_arrays_survive(tmp_path) -> None:
     s.close()
 
 
+def test_a_raced_trial_keeps_what_it_was_asked(tmp_path) -> None:
+    s = store(tmp_path)
+    s.start(trial(0, raced_after=7))
+    assert s.load()[0].raced_after == 7
+    seen = np.array([0.5, np.nan, 0.25, np.nan], dtype=np.float32)
+    scores = Scores({"a": 0.4, "b": -1.0}, {"a": 0.1, "b": 0.2}, {"a": seen, "b": seen}, {}, 4)
+    lost = trial(0, raced_after=7, state=TrialState.PRUNED, scores=scores)
+    s.append(lost)
+    s.close()
+    (found,) = open_run(tmp_path).trials
+    assert_same(found, lost)
+    assert (found.raced_after, found.scores.asked) == (7, 4)
+    study = optuna.load_study(study_name="search", storage=_journal(tmp_path))
+    assert study.trials[0].state == optuna.trial.TrialState.PRUNED
+
+
 def test_another_attempt_is_recorded(tmp_path) -> None:
     s = store(tmp_path)
     s.start(trial(0))

@@ -11,6 +11,7 @@ from evomerge.optimizers.base import Problem
 from evomerge.optimizers.cma_es import CmaEs
 from evomerge.optimizers.nsga2 import Nsga2
 from evomerge.optimizers.random_search import Random
+from evomerge.racing import Racing
 from evomerge.run import Run
 from evomerge.store import TrialStore, open_run
 from evomerge.study import Study
@@ -40,6 +41,7 @@ def build(
     pareto: bool = False,
     refs: list | None = None,
     seed: int = 3,
+    racing: Racing | None = None,
 ) -> tuple[Study, TrialStore]:
     meta = {"fingerprint": {"seed": seed}, "pareto": pareto, "n_trials": n_trials}
     store = TrialStore(folder, OBJECTIVES, meta, AXES)
@@ -52,6 +54,7 @@ def build(
         n_trials=n_trials,
         view=lambda trials: Run(folder, OBJECTIVES, tuple(trials), (), meta),
         n_finalists=2,
+        racing=racing,
     )
     return study, store
 
@@ -67,7 +70,8 @@ def run(folder: Path, executor: FakeExecutor | None = None, **kwargs) -> list[Tr
 
 def key(t: Trial) -> tuple:
     values = () if t.scores is None else tuple(sorted(t.scores.values.items()))
-    return (t.number, t.kind, t.split, t.state, t.recipe.id, values)
+    asked = None if t.scores is None else t.scores.asked
+    return (t.number, t.kind, t.split, t.state, t.recipe.id, values, asked, t.raced_after)
 
 
 def test_one_whole_study(tmp_path) -> None:
@@ -114,6 +118,72 @@ def test_killed_at_any_moment_it_resumes_to_the_same_trials(
     assert not set(first.evaluated) & set(second.evaluated)
     retried = [t for t in again if t.attempt]
     assert len(retried) <= 1  # only what was in flight
+
+
+MEAN, FRONT = Racing(SEARCHED, pareto=False), Racing(SEARCHED, pareto=True)
+
+
+@pytest.mark.parametrize(("optimizer", "racing"), [("cma_es", MEAN), ("nsga2", FRONT)])
+def test_a_raced_study(tmp_path, optimizer, racing) -> None:
+    executor = FakeExecutor()
+    trials = run(tmp_path, executor, optimizer=optimizer, racing=racing, pareto=racing.pareto)
+    pruned = [t for t in trials if t.state is TrialState.PRUNED]
+    assert len(pruned) >= 5
+    assert {(t.kind, t.split) for t in pruned} == {("search", "search")}
+    assert all(0 < t.scores.asked < 32 for t in pruned)
+    assert all(t.scores.asked is None for t in trials if t not in pruned)
+    assert all(bar is None for (number, split), bar in executor.bars.items() if split != "search")
+    assert all(executor.bars[number, "search"] is None for number in range(4)), "references"
+    finals = {t.number for t in trials if t.split != "search"}
+    assert not finals & {t.number for t in pruned}
+    assert [t.number for t in trials if t.kind == "search"] == list(range(4, 24))
+
+
+@pytest.mark.parametrize("dies_after", [3, 5, 9, 14, 23, 26])
+@pytest.mark.parametrize(("optimizer", "racing"), [("cma_es", MEAN), ("nsga2", FRONT)])
+def test_a_raced_study_killed_at_any_moment(tmp_path, optimizer, racing, dies_after) -> None:
+    setting = {"optimizer": optimizer, "racing": racing}
+    whole = run(tmp_path / "whole", **setting)
+    study, store = build(tmp_path / "cut", FakeExecutor(dies_after=dies_after), **setting)
+    with pytest.raises(SystemExit):
+        study.run()
+    store.close()
+    assert list(map(key, run(tmp_path / "cut", **setting))) == list(map(key, whole))
+
+
+def test_what_was_running_is_raced_against_the_bar_it_was_started_with(tmp_path) -> None:
+    """Four in flight, told out of order: later trials may not raise the bar of earlier ones."""
+    first = FakeExecutor(4, seed=1, dies_after=15)
+    study, store = build(tmp_path, first, racing=MEAN)
+    with pytest.raises(SystemExit):
+        study.run()
+    store.close()
+    left = list(open_run(tmp_path).running)
+    assert len(left) == 4
+    second = FakeExecutor(4)
+    run(tmp_path, second, racing=MEAN)
+    for trial in left:
+        before, again = (e.bars[trial.number, "search"] for e in (first, second))
+        assert before.losses == again.losses
+        np.testing.assert_array_equal(before.values, again.values)
+        for name, rows in before.rows.items():
+            np.testing.assert_array_equal(rows, again.rows[name])
+
+
+def test_a_pruned_trial_is_no_source_of_copies(tmp_path) -> None:
+    class Stubborn(Random):
+        def ask(self, n, first, pending=()):
+            return [np.full(DIM, 0.25)] * n
+
+    executor = FakeExecutor()
+    study, store = build(tmp_path, executor, n_trials=3, racing=MEAN)
+    study._optimizer = Stubborn(Problem(DIM, 0, SEARCHED, np.full(DIM, 0.5)))
+    assert study.run()
+    search = [t for t in store.load() if t.kind == "search" and t.split == "search"]
+    store.close()
+    assert [t.state for t in search] == [TrialState.PRUNED] * 3
+    assert [t.copied_from for t in search] == [None] * 3
+    assert [t for t in open_run(tmp_path).trials if t.split == "test"], "references are tested"
 
 
 def test_killed_between_store_and_tell(tmp_path, monkeypatch) -> None:

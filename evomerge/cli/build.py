@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge.cli.warm import warm_starts
-from evomerge.errors import ConfigError, unknown_name
+from evomerge.errors import ConfigError, no_document_scores, unknown_name
 from evomerge.run import Run
 from evomerge.trial import SPLITS, Objective, Trial
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from evomerge.evaluators.base import Evaluator
     from evomerge.experts import ExpertPool
     from evomerge.optimizers.base import Optimizer
+    from evomerge.racing import Racing
     from evomerge.recipe import Recipe, Vector
     from evomerge.space import SearchSpace
 
@@ -47,6 +48,7 @@ class Plan:
     optimizer: Optimizer
     references: list[tuple[str, Recipe, Vector | None]]
     meta: dict[str, Any]
+    racing: Racing | None = None
 
     @property
     def axes(self) -> list[tuple[str, float, float]]:
@@ -106,13 +108,17 @@ def build_plan(config: Config) -> Plan:
     evaluator = build_evaluator(config["evaluator"], objectives, pool)
     meta = _meta(config, pool, space, evaluator, pareto=optimizer.pareto)
     if getattr(optimizer, "needs_documents", False):
-        _check_documents(objectives)
+        _check_niches(objectives)
+        _check_documents(meta["optimizer"], evaluator, [o for o in objectives if o.search])
+    racing = build_racing(config, objectives, optimizer, evaluator)
+    if racing is not None:
+        meta["fingerprint"]["racing"] = [racing.error, racing.first, racing.growth]
     warm = warm_starts(config.get("warm_start") or (), space, pool, pareto=optimizer.pareto)
     if warm:
         meta["warm_start"] = [{"label": label, "inside": x is not None} for label, _, x in warm]
         meta["fingerprint"]["warm_start"] = [recipe.id for _, recipe, _ in warm]
     references = [*reference_recipes(space, pool), *warm]
-    return Plan(config, pool, space, evaluator, optimizer, references, meta)
+    return Plan(config, pool, space, evaluator, optimizer, references, meta, racing)
 
 
 def _integer(config: Config, key: str, low: int) -> int:
@@ -236,8 +242,16 @@ def build_component(kind: str, config: Mapping[str, Any], **runtime: Any) -> Any
         raise ConfigError(f"{kind}: {e}. Settings given: {settings}.") from e
 
 
-def _check_documents(objectives: Sequence[Objective]) -> None:
-    """Refuses what has no score per document, for an optimizer that lives on them."""
+def _check_documents(who: str, evaluator: Evaluator, objectives: Sequence[Objective]) -> None:
+    """Refuses corpus metrics by name, for what lives on a score per document."""
+    corpus = getattr(evaluator, "corpus_metrics", ())
+    for o in objectives:
+        if o.name in corpus:
+            raise no_document_scores(o.name, o.metric, who)
+
+
+def _check_niches(objectives: Sequence[Objective]) -> None:
+    """Refuses to share out what is read off the weights."""
     from evomerge.evaluators.weights import WEIGHTS
 
     for o in objectives:
@@ -247,6 +261,36 @@ def _check_documents(objectives: Sequence[Objective]) -> None:
                 "document, which this optimizer needs. Set 'search: false' (a bound still holds), "
                 "or take another optimizer, such as nsga2."
             )
+
+
+def build_racing(
+    config: Config, objectives: Sequence[Objective], optimizer: Optimizer, evaluator: Evaluator
+) -> Racing | None:
+    """How candidates are raced; None where racing is off.
+
+    Raises:
+        ConfigError: A setting out of range, an optimizer that needs all documents, or an
+            objective without a score per document.
+        UnknownNameError: An unknown setting.
+    """
+    from evomerge.racing import Racing
+
+    settings = dict(config.get("racing") or {})
+    known = ("error", "first", "growth")
+    for key in settings:
+        if key not in known:
+            raise unknown_name("setting of racing", str(key), known)
+    if not settings or settings.get("error") == 0:
+        return None
+    if getattr(optimizer, "needs_documents", False):
+        name = str(config["optimizer"]["_target_"]).rsplit(".", 2)[-2]
+        raise ConfigError(
+            f"racing: {name} needs every candidate's score on every document, and racing stops "
+            "candidates before. Set racing=off, or take another optimizer, such as cma_es."
+        )
+    guiding = tuple(o for o in objectives if o.guides)
+    _check_documents("racing", evaluator, guiding)
+    return Racing(guiding, optimizer.pareto, str(config["scalarisation"]), **settings)
 
 
 def build_evaluator(

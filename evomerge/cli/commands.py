@@ -203,47 +203,25 @@ def _parser(name: str, **kwargs: Any) -> argparse.ArgumentParser:
 
 def _report(rest: list[str]) -> int:
     parser = _parser("report")
-    parser.add_argument("runs", nargs="+", metavar="RUN", type=Path, help="run folders")
-    parser.add_argument("--html", type=Path, help="write one self-contained page (one run only)")
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN", type=Path, help="run folders, or folders of a sweep"
+    )
+    parser.add_argument("--html", type=Path, help="write one self-contained page")
     parser.add_argument("--json", type=Path, help="write the same facts as JSON ('-': stdout)")
     parser.add_argument("--png", type=Path, help="write the front as a picture (one run only)")
     parser.add_argument(
-        "--against", type=Path, metavar="RUN", help="also compare with another run"
+        "--against", type=Path, metavar="RUN", help="also compare with another run (one run only)"
     )
-    parser.add_argument("--brief", action="store_true", help="print the verdict only")
+    parser.add_argument("--brief", action="store_true", help="print the verdict of each run only")
     options = parser.parse_args(rest)
-    from evomerge.choose import verdict
-    from evomerge.report.against import against
-    from evomerge.report.data import to_json, write_json
-    from evomerge.report.figures import write_png
-    from evomerge.report.page import write_html
-    from evomerge.report.tables import show
-    from evomerge.store import open_run
+    from evomerge.cli.report import report_many, report_one
+    from evomerge.report.many import run_folders
 
-    if len(options.runs) > 1 and (options.html or options.png or options.json):
-        raise ConfigError("--html, --json and --png take one run; give one run folder.")
-    for folder in options.runs:
-        found = open_run(folder)
-        if options.against:
-            found = against(found, open_run(options.against))
-        if options.json == Path("-"):
-            import json
-
-            print(json.dumps(to_json(found), allow_nan=False))
-            continue
-        if options.brief:
-            answer = verdict(found)
-            print(f"{answer.headline}\n{answer.sentence}")
-        else:
-            show(found)
-        for path, write in (
-            (options.html, write_html),
-            (options.png, write_png),
-            (options.json, write_json),
-        ):
-            if path:
-                write(found, path)
-                print(f"wrote {path}")
+    folders = run_folders(options.runs)
+    if len(folders) == 1:
+        report_one(folders[0], options)
+    else:
+        report_many(folders, options)
     return 0
 
 

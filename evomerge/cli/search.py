@@ -39,7 +39,7 @@ _OPTIONS = {
     "-sc": True, "--shell-completion": True,
 }  # fmt: skip
 _OPENED = (*(f"{section}." for section in OPEN), "space=")
-GROUPS = ("models", "optimizer", "evaluator", "executor", "objective")
+GROUPS = ("models", "optimizer", "evaluator", "executor", "objective", "racing")
 
 
 def run_hydra(
@@ -214,6 +214,8 @@ def _register(path: Path) -> str:
     if not isinstance(data, dict):
         raise ConfigError(f"{path} holds no mapping; expected models, objective, ...")
     defaults: list[Any] = data.pop("defaults", ["own"])
+    if data.get("racing") is False:
+        data["racing"] = "off"  # as YAML reads off
     chosen = [g for g in GROUPS if isinstance(data.get(g), str)]
     defaults.extend({f"override {group}": data.pop(group)} for group in chosen)
     known = set(yaml.safe_load((resource_folder("conf") / "own.yaml").read_text())) | {*GROUPS}
@@ -284,6 +286,7 @@ def run_one(
                 references=plan.references,
                 n_trials=n_trials,
                 n_finalists=plain["n_finalists"],
+                racing=plan.racing,
                 view=lambda trials: plan.view(folder, trials),
                 observer=view,
             )
@@ -373,9 +376,9 @@ def _interruptible(study: Study, view: LiveView) -> Iterator[None]:
 
 def _report(run: Run, view: LiveView, *, finished: bool) -> None:
     """Writes report.html and front.png into the run folder and prints the tables."""
-    from evomerge.report.figures import write_png
     from evomerge.report.page import write_html
-    from evomerge.report.tables import show
+    from evomerge.report.picture import write_png
+    from evomerge.report.terminal import show
 
     if not view.quiet and not view.name:
         show(run)

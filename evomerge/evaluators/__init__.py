@@ -11,9 +11,10 @@ What ``lm_eval`` is made of:
 * :mod:`~evomerge.evaluators.tasks`: finds a task's YAML, loads it, checks what is asked of it.
 * :mod:`~evomerge.evaluators.splits`: which documents belong to search, select and test.
 * :mod:`~evomerge.evaluators.requests`: what a task asks, and what it makes of the answers.
-* :mod:`~evomerge.evaluators.batches`: requests packed into forward passes, once.
+* :mod:`~evomerge.evaluators.asked`: one split of it, encoded, and its scores.
+* :mod:`~evomerge.evaluators.packing`: log-likelihood requests laid out as batches, once.
+* :mod:`~evomerge.evaluators.batches`: what a batch is.
 * :mod:`~evomerge.evaluators.likelihoods`: their log-likelihoods on the model that is loaded now.
-* :mod:`~evomerge.evaluators.memory`: what running out of it looks like.
 * :mod:`~evomerge.evaluators.scoring`: answers from the model that is loaded now.
 * :mod:`~evomerge.evaluators.generation`: those that are generated: whom to ask what, and how.
 * :mod:`~evomerge.evaluators.greedy`: which of them a loop of our own may decode.

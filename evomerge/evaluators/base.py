@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
+from evomerge.racing import Bar
 from evomerge.recipe import Recipe
 from evomerge.trial import Objective, Scores, Split
 
@@ -21,6 +22,8 @@ class Evaluator(Protocol):
     An evaluator may have ``scores_depend_on(split) -> Mapping | None``: plain data that changes
     whenever its scores of the same weights on that split could. Then no weights are scored twice
     (:mod:`evomerge.score_cache`); without it, or where it returns None, every time.
+    It may also say (read with ``getattr``) its ``corpus_metrics``: the names of objectives that
+    have no score per document, which racing and M2N2 need.
 
     Attributes:
         objectives: What it scores, searched and merely reported ones.
@@ -32,10 +35,14 @@ class Evaluator(Protocol):
         """Builds, once per worker, everything that does not depend on the candidate."""
         ...
 
-    def evaluate(self, model: PreTrainedModel, recipe: Recipe, split: Split) -> Scores:
+    def evaluate(
+        self, model: PreTrainedModel, recipe: Recipe, split: Split, bar: Bar | None = None
+    ) -> Scores:
         """Scores the weights that are in ``model`` now.
 
         On ``search`` and ``select`` only the objectives that guide the search; on ``test`` all.
+        With a ``bar``, documents are asked in blocks for as long as the bar can be reached; where
+        it cannot, the scores are estimates, and ``Scores.asked`` says from how many documents.
         """
         ...
 

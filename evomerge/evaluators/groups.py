@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from evomerge.errors import TaskError, unknown_name
 from evomerge.trial import Objective, Scores
@@ -132,20 +133,15 @@ def aggregate(
     for o in objectives:
         if o.task not in groups:
             continue
-        group = groups[o.task]
-        names = [_part(o, task) for task in group.tasks]
-        sizes = np.array([n_documents[task] for task in group.tasks], dtype=np.float64)
-        shares = sizes if group.by_size.get(o.metric, True) else np.ones(len(sizes))
-        shares = shares / shares.sum()
+        names = [_part(o, task) for task in groups[o.task].tasks]
+        shares, _ = _shares(o, groups[o.task], n_documents)
         values[o.name] = float(shares @ [values.pop(n) for n in names])
         errors[o.name] = math.hypot(*(shares * [errors.pop(n) for n in names]))
-        columns = [examples.pop(n) for n in names]
-        factors = shares * sizes.sum() / sizes
+        columns = {n: examples.pop(n) for n in names}
+        known = {n: c for n, c in columns.items() if c is not None}
         examples[o.name] = None
-        known = [c for c in columns if c is not None]
         if len(known) == len(columns):
-            scaled = [c * f for c, f in zip(known, factors, strict=True)]
-            examples[o.name] = np.concatenate(scaled).astype(np.float32)
+            examples |= join([o], groups, known, n_documents)
     order = [o.name for o in objectives]
     return dataclasses.replace(
         scores,
@@ -153,6 +149,38 @@ def aggregate(
         stderr={n: errors[n] for n in order},
         per_example={n: examples[n] for n in order},
     )
+
+
+def join(
+    objectives: Sequence[Objective],
+    groups: Mapping[str, Group],
+    columns: Mapping[str, npt.NDArray[Any]],
+    n_documents: Mapping[str, int],
+) -> dict[str, npt.NDArray[Any]]:
+    """Per-document values of objectives from those of :func:`expand`.
+
+    A group's are those of its tasks one after another, scaled so that their mean is its value.
+    """
+    joined: dict[str, npt.NDArray[Any]] = {}
+    for o in objectives:
+        if o.task not in groups:
+            joined[o.name] = columns[o.name]
+            continue
+        found = [columns[_part(o, task)] for task in groups[o.task].tasks]
+        _, factors = _shares(o, groups[o.task], n_documents)
+        scaled = [c * f for c, f in zip(found, factors, strict=True)]
+        joined[o.name] = np.concatenate(scaled).astype(found[0].dtype)
+    return joined
+
+
+def _shares(
+    objective: Objective, group: Group, n_documents: Mapping[str, int]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Per task its share of a group's value, and what a document's value is multiplied with."""
+    sizes = np.array([n_documents[task] for task in group.tasks], dtype=np.float64)
+    shares = sizes if group.by_size.get(objective.metric, True) else np.ones(len(sizes))
+    shares = shares / shares.sum()
+    return shares, shares * sizes.sum() / sizes
 
 
 def _part(objective: Objective, task: str) -> str:

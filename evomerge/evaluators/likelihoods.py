@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from evomerge.evaluators.batches import Batch, Encoded, Packing, pack
+from evomerge.evaluators.batches import Batch, Encoded, Packing
 from evomerge.evaluators.memory import is_out_of_memory, release
+from evomerge.evaluators.packing import pack
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -49,19 +50,24 @@ class Likelihoods:
         self._plain = packing.sharing(0)
         self._wanted: list[tuple[torch.Tensor, torch.Tensor]] = []  # one, or none
 
-    def pack(self, model: PreTrainedModel, encoded: Sequence[Encoded]) -> list[Batch]:
-        """Packs requests once for all candidates, with shared beginnings where the model can.
+    def pack(self, model: PreTrainedModel, encoded: Sequence[Encoded]) -> tuple[list[Batch], bool]:
+        """Packs requests, with shared beginnings where the model can take them.
 
         Not every model can: recurrent ones, windows shorter than a row, positions that are not
         position ids. So a shared row is scored both ways, with the weights that are loaded.
+
+        Returns:
+            Batches, and whether they are for all candidates: weights that give NaN cannot tell.
         """
         batches = pack(encoded, self._sharing)
         branching = [b for b in batches if b.reach is not None]
-        if not branching or self._agree(model, branching[0], encoded):
-            return batches
-        log.info("%s cannot share the beginnings of requests.", type(model).__name__)
-        self._sharing = self._plain
-        return pack(encoded, self._plain)
+        agree = self._agree(model, branching[0], encoded) if branching else True
+        if agree:
+            return batches, True
+        if agree is not None:
+            log.info("%s cannot share the beginnings of requests.", type(model).__name__)
+            self._sharing = self._plain
+        return pack(encoded, self._plain), agree is not None
 
     def score(
         self, model: PreTrainedModel, batches: list[Batch], n: int
@@ -103,8 +109,10 @@ class Likelihoods:
             np.add.at(misses, slots, ~hits)
         return totals, misses == 0
 
-    def _agree(self, model: PreTrainedModel, batch: Batch, encoded: Sequence[Encoded]) -> bool:
-        """Whether the first row of a branching batch gives what plain rows give."""
+    def _agree(
+        self, model: PreTrainedModel, batch: Batch, encoded: Sequence[Encoded]
+    ) -> bool | None:
+        """Whether the first row of a branching batch gives what plain rows give; None for NaN."""
         row = batch.part(0, 1)
         index = {int(slot): i for i, slot in enumerate(dict.fromkeys(row.slots.tolist()))}
         plain = [(index[slot], a, b) for slot, a, b in encoded if slot in index]
@@ -115,7 +123,11 @@ class Likelihoods:
         except (RuntimeError, ValueError, TypeError) as err:
             log.info("%s refuses a shared row: %s", type(model).__name__, err)
             return False
-        return bool(np.abs(a - b).mean() < ROUNDING.get(model.dtype, 0.1))
+        if np.isnan(b).any():
+            return None
+        far = np.abs(a - b)[np.isfinite(b)]
+        same = np.array_equal(np.isfinite(a), np.isfinite(b))
+        return same and bool(far.sum() <= ROUNDING.get(model.dtype, 0.1) * len(far))
 
     @contextlib.contextmanager
     def hooked(self, model: PreTrainedModel) -> Iterator[None]:

@@ -9,7 +9,6 @@ metrics are left. lm-eval's own caches are not used: they do not know that the w
 from __future__ import annotations
 
 import dataclasses
-import functools
 import importlib.metadata
 import json
 import time
@@ -19,14 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import ConfigError, StudyError, TaskError
 from evomerge.evaluators.command import stock_commands
-from evomerge.evaluators.groups import aggregate, check_metric, expand
+from evomerge.evaluators.groups import check_metric, expand
 from evomerge.evaluators.options import Options, objectives_from, plain
 from evomerge.evaluators.requests import (
     Plan,
     build_requests,
     documents_hash,
     plan_task,
-    process,
 )
 from evomerge.evaluators.splits import check_sizes
 from evomerge.evaluators.tasks import (
@@ -37,21 +35,15 @@ from evomerge.evaluators.tasks import (
     list_tasks,
     load_task,
 )
+from evomerge.racing import Bar
 from evomerge.recipe import Recipe
 from evomerge.trial import SPLITS, Objective, Scores, Split
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from evomerge.evaluators.scoring import LiveModel, Requests
-
-
-@dataclasses.dataclass(frozen=True)
-class _Built:
-    """The requests of one split: instances per task, and all of them encoded."""
-
-    instances: Mapping[str, list[Any]]
-    requests: Requests
+    from evomerge.evaluators.asked import Asked
+    from evomerge.evaluators.scoring import LiveModel
 
 
 class LmEval:
@@ -124,8 +116,9 @@ class LmEval:
             confirm_run_unsafe_code=confirm_run_unsafe_code,
             folder=str(Path.cwd()),
         )
+        self._split_seed = split_seed
         self._live: LiveModel | None = None
-        self._built: dict[Split, _Built] = {}
+        self._built: dict[Split, Asked] = {}
         self._tasks: dict[str, Any] = {}
         names = list(dict.fromkeys(o.task for o in self.objectives))
         sources, self._groups = find_tasks(names, include_folders(include_path))
@@ -171,7 +164,9 @@ class LmEval:
         if self._asked("search"):
             self._build("search")
 
-    def evaluate(self, model: PreTrainedModel, recipe: Recipe, split: Split) -> Scores:
+    def evaluate(
+        self, model: PreTrainedModel, recipe: Recipe, split: Split, bar: Bar | None = None
+    ) -> Scores:
         """Scores the weights that are in ``model`` now.
 
         Args:
@@ -179,6 +174,7 @@ class LmEval:
             recipe: Not looked at.
             split: Which documents. Objectives that do not guide the search are scored on
                 ``test`` only: what is merely reported must not sway the choice of finalists.
+            bar: Asks the documents in blocks and stops once this cannot be reached.
 
         Returns:
             Signed values, their standard errors (see :mod:`evomerge.evaluators.metrics`) and, in
@@ -196,35 +192,44 @@ class LmEval:
         del recipe
         if self._live is None:
             raise StudyError("LmEval.evaluate was called before prepare.")
-        from evomerge.evaluators.metrics import scores_from
-
-        built = self._built.get(split) or self._build(split)
+        asked = self._built.get(split) or self._build(split)
         start = time.perf_counter()
-        asked = expand(self._asked(split), self._groups)
         with lean(), torch.inference_mode():
             model.train(mode=False)
-            self._live.answer(model, built.requests)
-            results: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-            for name, instances in built.instances.items():
-                filters = {o.filter for o in asked if o.task == name}
-                metrics = {o.metric for o in asked if o.task == name}
-                measured = functools.partial(self._live.measure, metrics)
-                rows = process(self._tasks[name], instances, filters, measured)
-                results |= {(name, key): value for key, value in rows.items()}
-            aggregations = {name: self._tasks[name].aggregation() for name in built.instances}
-            scores = scores_from(asked, results, aggregations)
-        if self._groups:
-            sizes = {task: len(ids) for task, ids in self.samples(split).items()}
-            scores = aggregate(self._asked(split), self._groups, scores, sizes)
+            scores = asked.scores(model, bar)
         return dataclasses.replace(scores, seconds={"score": time.perf_counter() - start})
+
+    @property
+    def corpus_metrics(self) -> tuple[str, ...]:
+        """Names of the guiding objectives that have no score per document.
+
+        Groups of texts weighed by their bytes count among them.
+        Known in the driver, which loaded the tasks.
+        """
+        from lm_eval.api.metrics import bits_per_byte
+
+        from evomerge.evaluators.asked import aggregation
+        from evomerge.evaluators.metrics import is_documented
+
+        names = []
+        for o in self.objectives:
+            found = [aggregation(self._tasks, part) for part in expand([o], self._groups)]
+            weighed = len(found) > 1 and bits_per_byte in found
+            if o.guides and (weighed or not all(map(is_documented, found))):
+                names.append(o.name)
+        return tuple(names)
 
     def documents(self, split: Split) -> Mapping[str, int]:
         """Number of documents per objective that is scored on a split."""
-        sizes = {task: len(ids) for task, ids in self.samples(split).items()}
+        sizes = self._sizes(split)
         return {
             o.name: sum(sizes[part.task] for part in expand([o], self._groups))
             for o in self._asked(split)
         }
+
+    def _sizes(self, split: Split) -> dict[str, int]:
+        """Task to its number of documents."""
+        return {task: len(ids) for task, ids in self.samples(split).items()}
 
     def samples(self, split: Split) -> dict[str, list[int]]:
         """Task to the ascending indices of its documents: the value of ``lm_eval --samples``."""
@@ -299,8 +304,10 @@ class LmEval:
         """The objectives that are scored on a split."""
         return [o for o in self.objectives if o.guides or split == "test"]
 
-    def _build(self, split: Split) -> _Built:
+    def _build(self, split: Split) -> Asked:
         """Builds and encodes the requests of a split."""
+        from evomerge.evaluators.asked import Asked
+
         assert self._live is not None  # noqa: S101
         chat = self._live.lm.apply_chat_template if self.options.apply_chat_template else None
         instances: dict[str, list[Any]] = {}
@@ -316,7 +323,12 @@ class LmEval:
                     f"task {name!r}: the documents of the {split} split are not those that the "
                     "driver saw. Its data files differ between machines, or changed meanwhile."
                 )
-        with lean():
-            requests = self._live.encode([i for group in instances.values() for i in group])
-        self._built[split] = _Built(instances, requests)
+        self._built[split] = Asked(
+            self._live,
+            tasks=self._tasks,
+            instances=instances,
+            objectives=self._asked(split),
+            groups=self._groups,
+            seed=self._split_seed,
+        )
         return self._built[split]

@@ -70,6 +70,40 @@ def per_document(aggregate: Callable[..., Any], items: Sequence[Any]) -> Array |
     return values if is_mean(aggregate) else None
 
 
+def is_documented(aggregate: Callable[..., Any]) -> bool:
+    """Whether a metric is made of one score per document: a mean of them, or a weighted one.
+
+    Not so BLEU, F1 over a corpus, Matthews correlation or perplexity: what one document adds to
+    them depends on the others. An aggregation that nobody knows is tried on four numbers.
+    """
+    if aggregate in {stock.brier_score, stock.bits_per_byte}:
+        return True
+    items = [0.0, 1.0, 1.0, 0.25]
+    try:
+        return bool(abs(float(aggregate(items)) - np.mean(items)) < 1e-9)
+    except Exception:  # noqa: BLE001 - it wants other items: pairs, texts
+        return False
+
+
+def rates(aggregate: Callable[..., Any], items: Sequence[Any]) -> tuple[Array, Array | None]:
+    """What a documented metric is a mean of, over any documents.
+
+    Args:
+        aggregate: The metric's aggregation; :func:`is_documented`.
+        items: What ``process_results`` gave for the metric, one entry per document.
+
+    Returns:
+        (n,) raw scores, and their (n,) weights where these differ: bits per byte of a document
+        weigh by its bytes.
+    """
+    if aggregate is stock.bits_per_byte:
+        ll, size = np.array(items, dtype=np.float64).reshape(-1, 2).T
+        return -ll / size / math.log(2), size
+    values = per_document(aggregate, items)
+    assert values is not None  # noqa: S101 - it is documented
+    return values, None
+
+
 def standard_error(aggregate: Callable[..., Any], items: Sequence[Any]) -> float:
     """Standard error of the aggregated value over the draw of documents.
 

@@ -9,36 +9,39 @@ by ``HFLM`` itself, request by request: right, and slower.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import functools
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from evomerge.errors import TaskError
 from evomerge.evaluators.answers import measure
-from evomerge.evaluators.batches import Batch, Packing
+from evomerge.evaluators.batches import Batch, Encoded, Packing
 from evomerge.evaluators.generation import Generations, Generator
 from evomerge.evaluators.likelihoods import Likelihoods
+from evomerge.evaluators.packing import check_encoded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Requests:
     """Everything that is asked on one split.
 
     Attributes:
         likelihoods: Instances whose answer is a log-likelihood; a batch's slots index them.
-        batches: Their forward passes.
+        encoded: Their tokens, until they are packed.
+        batches: Their forward passes, packed when they are first needed: to pack them takes two.
         generations: What is answered by generated text, encoded.
     """
 
     likelihoods: list[Any]
+    encoded: list[Encoded]
     batches: list[Batch]
     generations: Generations
 
@@ -107,13 +110,13 @@ class LiveModel:
             raise TaskError(f"requests of type {', '.join(by_kind)} cannot be scored.")
         encoded = []
         if self._causal:
-            asked = self.lm.loglikelihood(pairs, disable_tqdm=True) if pairs else []
+            with self._remembering():
+                asked = self.lm.loglikelihood(pairs, disable_tqdm=True) if pairs else []
             encoded = [(slot, *request[1:]) for slot, request in enumerate(asked)]
             for slot, instance in enumerate(rolling, start=len(pairs)):
                 encoded += [(slot, *window) for window in self._windows(instance.args[0])]
-        with torch.inference_mode():
-            batches = self._scorer.pack(self.lm.model, encoded)
-        return Requests([*pairs, *rolling], batches, self._generator.encode(generations))
+        check_encoded(encoded, self.lm.max_length)
+        return Requests([*pairs, *rolling], encoded, [], self._generator.encode(generations))
 
     def answer(self, model: PreTrainedModel, requests: Requests) -> None:
         """Puts the model's answers into the instances, in place of earlier ones.
@@ -152,7 +155,12 @@ class LiveModel:
         if not self._causal:
             return self._stock_likelihoods(requests.likelihoods)
         n = len(requests.likelihoods)
-        return self._scorer.score(model, requests.batches, n)
+        batches = requests.batches
+        if requests.encoded:
+            batches, settled = self._scorer.pack(model, requests.encoded)
+            if settled:
+                requests.batches, requests.encoded = batches, []
+        return self._scorer.score(model, batches, n)
 
     def _stock_likelihoods(
         self, instances: Sequence[Any]
@@ -173,6 +181,15 @@ class LiveModel:
                     answer if isinstance(answer, tuple) else (answer, False)
                 )
         return totals, greedy
+
+    @contextlib.contextmanager
+    def _remembering(self) -> Iterator[None]:
+        """A context is encoded once, and not again for every choice."""
+        self.lm.tok_encode = functools.cache(self.lm.tok_encode)
+        try:
+            yield
+        finally:
+            del self.lm.tok_encode
 
     def _windows(self, text: str) -> list[tuple[list[int], list[int]]]:
         """The rolling windows of a text, as ``HFLM.loglikelihood_rolling`` makes them."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge.evaluators.base import Evaluator
+from evomerge.racing import Bar
 from evomerge.recipe import Recipe
 from evomerge.trial import Objective, Scores, Split
 
@@ -35,9 +36,14 @@ class Together:
         for evaluator in self._all:
             evaluator.prepare(model, tokenizer)
 
-    def evaluate(self, model: PreTrainedModel, recipe: Recipe, split: Split) -> Scores:
-        """Scores of all, in declared order."""
-        found = [e.evaluate(model, recipe, split) for e in self._all]
+    def evaluate(
+        self, model: PreTrainedModel, recipe: Recipe, split: Split, bar: Bar | None = None
+    ) -> Scores:
+        """Scores of all, in declared order; a bar is told first what needs no documents."""
+        others = [e.evaluate(model, recipe, split) for e in self._all[1:]]
+        if bar is not None:
+            bar = bar.knowing({k: v for scores in others for k, v in scores.values.items()})
+        found = [self._main.evaluate(model, recipe, split, bar), *others]
         names = [o.name for o in self.objectives]
 
         def joined(field: str) -> dict[str, Any]:
@@ -54,6 +60,11 @@ class Together:
             per_example=joined("per_example"),
             seconds={"score": seconds},
         )
+
+    @property
+    def corpus_metrics(self) -> tuple[str, ...]:
+        """Names of the main evaluator's objectives that have no score per document."""
+        return tuple(getattr(self._main, "corpus_metrics", ()))
 
     def documents(self, split: Split) -> Mapping[str, int]:
         """Documents per objective that has documents."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import ConfigError, StudyError, unknown_name
 from evomerge.experts import ExpertPool
+from evomerge.racing import Bar
 from evomerge.recipe import Recipe
 from evomerge.trial import Objective, Scores, Split
 
@@ -77,13 +78,16 @@ class Weights:
         with torch.inference_mode():
             self._norm = _norm(b for _, b in self._pairs)
 
-    def evaluate(self, model: PreTrainedModel, recipe: Recipe, split: Split) -> Scores:
+    def evaluate(
+        self, model: PreTrainedModel, recipe: Recipe, split: Split, bar: Bar | None = None
+    ) -> Scores:
         """Compares the weights that are in the live model now with the base's.
 
         Args:
             model: The model given to :meth:`prepare`.
             recipe: Not looked at.
             split: Decides only which objectives are asked for.
+            bar: Not looked at: there is nothing to save.
 
         Raises:
             StudyError: Before :meth:`prepare`.
@@ -91,7 +95,7 @@ class Weights:
         """
         import torch
 
-        del model, recipe
+        del model, recipe, bar
         if not self._pairs:
             raise StudyError("Weights.evaluate was called before prepare.")
         start = time.perf_counter()

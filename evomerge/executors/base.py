@@ -5,14 +5,21 @@ from __future__ import annotations
 import dataclasses
 from typing import Protocol
 
+from evomerge.racing import Bar
 from evomerge.trial import Trial
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A RUNNING trial to be materialised and scored on ``trial.split``."""
+    """A RUNNING trial to be materialised and scored on ``trial.split``.
+
+    Attributes:
+        trial: The trial.
+        bar: What it is raced against; None: it is asked all documents.
+    """
 
     trial: Trial
+    bar: Bar | None = None
 
 
 class Executor(Protocol):

@@ -258,7 +258,8 @@ class RayExecutor:
             self._finished.append(dataclasses.replace(trial, state=TrialState.FAILED, error=error))
             return
         _log.warning("%s is tried again: %s", trial.name, reason.splitlines()[0])
-        self._queue.appendleft(Job(dataclasses.replace(trial, attempt=trial.attempt + 1)))
+        again = dataclasses.replace(trial, attempt=trial.attempt + 1)
+        self._queue.appendleft(dataclasses.replace(job, trial=again))
 
     def _replace(self, slot: _Slot) -> None:
         self._ray.kill(slot.actor)

@@ -78,11 +78,11 @@ class Worker:
         trial = job.trial
         try:
             found = self._known.find(trial.recipe, trial.split) if self._known else None
-            scores = found or self._score(trial)
-            done = dataclasses.replace(trial, state=TrialState.COMPLETE, scores=scores)
-            if self._known and not found and done.state is TrialState.COMPLETE:  # a whole split
+            scores = found or self._score(job)
+            state = TrialState.COMPLETE if scores.asked is None else TrialState.PRUNED
+            if self._known and not found and state is TrialState.COMPLETE:  # a whole split
                 self._known.add(trial.recipe, trial.split, scores)
-            return done
+            return dataclasses.replace(trial, state=state, scores=scores)
         except Exception:  # noqa: BLE001 - failure is data
             return dataclasses.replace(
                 trial, state=TrialState.FAILED, error=traceback.format_exc(limit=-8)
@@ -116,11 +116,12 @@ class Worker:
         }
         return ScoreCache(cache_folder(), depends_on, model)
 
-    def _score(self, trial: Trial) -> Scores:
+    def _score(self, job: Job) -> Scores:
+        trial = job.trial
         start = time.perf_counter()
         self._merge(trial.recipe)
         merged = time.perf_counter()
-        scores = self._evaluator.evaluate(self._live.model, trial.recipe, trial.split)
+        scores = self._evaluator.evaluate(self._live.model, trial.recipe, trial.split, job.bar)
         seconds = {"merge": merged - start, "score": time.perf_counter() - merged}
         return dataclasses.replace(scores, seconds=seconds)
 

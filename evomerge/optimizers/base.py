@@ -160,6 +160,28 @@ class Yardstick:
             np.isfinite(values.get(name, np.nan)) for name in self._names
         )
 
+    def is_known(self, trial: Trial) -> bool:
+        """Whether a trial is scored, or is PRUNED and has an estimate for every objective."""
+        measured = dataclasses.replace(trial, state=TrialState.COMPLETE)  # an estimate reads alike
+        pruned = trial.state is TrialState.PRUNED
+        return self.is_scored(measured if pruned else trial)
+
+    def is_precise(self, trial: Trial, below: float) -> bool:
+        """Whether a PRUNED trial's estimate is good enough to be data for a model.
+
+        Args:
+            trial: Any told trial.
+            below: Largest standard error in normalised units, of objectives and bounds; 0: never.
+        """
+        if below == 0 or trial.state is not TrialState.PRUNED or trial.scores is None:
+            return False
+        errors = trial.scores.stderr
+        return self.is_known(trial) and all(
+            errors.get(name, np.inf) / unit <= below
+            for part in (self.scale, self.constraints)
+            for name, unit in zip(part.names, part.unit, strict=True)
+        )
+
     def normalised(self, trial: Trial) -> Vector:
         """(m,) normalised values of the optimised objectives of a scored trial."""
         values = trial.scores.values if trial.scores is not None else {}

@@ -11,8 +11,8 @@ inequality constraints"); conditioned on what is pending, one point after the ot
   and what is pending: asking is a function of these alone.
 * The first ``n_startup`` search trials are a design: ``start``, then scrambled Sobol points. The
   reference points that the space can express are data from the beginning.
-* PRUNED trials are estimates, which a GP without per-point noise would take at their word: they
-  are data only where their standard error, in normalised units, is at most ``pruned_below``.
+* PRUNED trials are estimates, which a GP without per-point noise takes at their word: they are
+  data only where their standard error, in normalised units, is at most ``pruned_below``.
 * A point told or pending is not proposed again: a Sobol point stands in.
 * A fit costs the cube of the number of trials. Above ``max_data`` told ones the better half of
   them and the newest are kept.
@@ -21,7 +21,6 @@ inequality constraints"); conditioned on what is pending, one point after the ot
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import warnings
 from collections.abc import Iterator, Sequence
 
@@ -41,7 +40,7 @@ from evomerge.optimizers.base import (
 from evomerge.optimizers.design import SobolSequence
 from evomerge.optimizers.genetic import is_taken
 from evomerge.recipe import Vector
-from evomerge.trial import Trial, TrialState
+from evomerge.trial import Trial
 
 _MIN_DATA = 2
 """Told trials without which there is no process to fit."""
@@ -76,7 +75,7 @@ class Bayesian:
         *,
         n_startup: int | None = None,
         scalarise: bool = False,
-        pruned_below: float = 0.0,
+        pruned_below: float = 0.1,
         max_data: int = 200,
     ) -> None:
         if n_startup is not None:
@@ -119,25 +118,9 @@ class Bayesian:
             if trial.x is None:
                 continue
             self._seen.append(np.array(trial.x, dtype=np.float64))
-            if self._yardstick.is_scored(trial) or self._is_precise(trial):
+            scored = self._yardstick.is_scored(trial)
+            if scored or self._yardstick.is_precise(trial, self._pruned_below):
                 self._data.append(trial)
-
-    def _is_precise(self, trial: Trial) -> bool:
-        """Whether a PRUNED trial's estimate is good enough to be data."""
-        measured = dataclasses.replace(trial, state=TrialState.COMPLETE)
-        if (
-            self._pruned_below == 0  # a standard error of 0 is the luck of a few documents
-            or trial.state is not TrialState.PRUNED
-            or trial.scores is None
-            or not self._yardstick.is_scored(measured)  # bounds included
-        ):
-            return False
-        errors = trial.scores.stderr
-        return all(
-            errors.get(name, np.inf) / unit <= self._pruned_below
-            for part in (self._yardstick.scale, self._yardstick.constraints)
-            for name, unit in zip(part.names, part.unit, strict=True)
-        )
 
     def _propose(self, index: int, number: int, waiting: Sequence[Vector]) -> Vector:
         """The point of trial ``number``, which comes after ``index`` search trials.

@@ -6,13 +6,14 @@ rule at the bounds: Zhang & Sanderson (2009), "JADE", IEEE TEC 13(5), without it
 adaptation. A scale factor drawn anew per child ("dither"): Das, Konar & Chakraborty (2005).
 
 * The population has ``pop_size`` slots, and trial number k belongs to slot ``k % pop_size``: a
-  replay needs no memory of who was whose child. A told COMPLETE trial takes its slot if that is
-  empty, or if it is no worse than who sits there; nobody waits for a generation.
+  replay needs no memory of who was whose child. A told trial takes its slot if that is empty, or
+  if it is no worse than who sits there; nobody waits for a generation.
 * The references that have an x take the slots of their numbers. The design (``start``, then
   scrambled Sobol points) makes up for the rest of the first ``pop_size`` members.
 * Child number k is drawn with (seed, k) from the population of the moment.
 * Better is feasible first, then by score, the others by violation (Deb 2000).
-* PRUNED and FAILED trials take no slot.
+* A PRUNED trial fights for its slot by its estimate, which lies below the best trial's score when
+  it is stopped: it cannot take that one's slot. FAILED trials take none.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from evomerge.optimizers.base import (
 )
 from evomerge.optimizers.design import SobolSequence
 from evomerge.recipe import Vector
-from evomerge.trial import Trial
+from evomerge.trial import Trial, TrialState
 
 STRATEGIES = ("current-to-pbest/1/bin", "rand/1/bin")
 _MIN_MEMBERS = 4
@@ -96,13 +97,13 @@ class De:
         return [self._propose(index + i, first + i) for i in range(n)]
 
     def tell(self, trials: Sequence[Trial]) -> None:
-        """Takes finished trials in told order; each COMPLETE one fights for its slot."""
+        """Takes finished trials in told order; each with scores fights for its slot."""
         for trial in trials:
             if not counts(trial):
                 continue
             self._n_searched += trial.kind == "search"
             self._yardstick.tell(trial)
-            if trial.x is None or not self._yardstick.is_scored(trial):
+            if trial.x is None or not self._yardstick.is_known(trial):
                 continue
             self._n_references += trial.kind == "reference"
             slot = trial.number % self._pop_size
@@ -117,6 +118,12 @@ class De:
             return self._start.copy() if index == 0 else self._sobol[index - 1]
         return self._child(number)
 
+    def _best_first(self) -> list[int]:
+        """The filled slots; those that hold an estimate come after all measured ones."""
+        pruned = TrialState.PRUNED
+        held = self._slots
+        return sorted(held, key=lambda s: (held[s].state is pruned, self._yardstick.key(held[s])))
+
     def _child(self, number: int) -> Vector:
         """Mutation and binomial crossover (Storn & Price, eqs. 2 to 5)."""
         rng = rng_for(self._seed, number)
@@ -130,7 +137,7 @@ class De:
         if self._strategy == "rand/1/bin":
             mutant = xa + scale * (xb - xc)
         else:
-            order = sorted(slots, key=lambda s: self._yardstick.key(self._slots[s]))
+            order = self._best_first()
             n_best = max(1, round(self._p_best * len(order)))
             best = self._x(order[int(rng.integers(n_best))])
             mutant = x + scale * (best - x) + scale * (xa - xb)

@@ -21,7 +21,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from evomerge.errors import ConfigError, StudyError
+from evomerge.errors import StudyError, no_document_scores
 from evomerge.optimizers.base import Problem, Yardstick
 from evomerge.scale import BASE
 from evomerge.trial import Trial
@@ -60,7 +60,7 @@ class Documents:
         for o in self._objectives:
             values = trial.scores.per_example.get(o.name, trial.scores.values[o.name])
             if values is None:
-                raise corpus_metric(o.name, o.metric)
+                raise no_document_scores(o.name, o.metric, "m2n2")
             parts.append(np.atleast_1d(np.asarray(values, dtype=np.float64)))
         counts = tuple(len(p) for p in parts)
         if not self._counts:
@@ -115,13 +115,3 @@ class Documents:
             if o.direction == "maximize" and not (known[:, own] < 0).any():
                 zero[own] = 0.0
         return zero
-
-
-def corpus_metric(name: str, metric: str) -> ConfigError:
-    """The refusal of an objective that has no per-document scores."""
-    return ConfigError(
-        f"objective {name!r}: its metric {metric!r} is computed over the whole corpus and has no "
-        "score per document, which m2n2's niches are made of. Choose a metric that is a mean over "
-        "documents (an accuracy, bits per byte), set 'search: false' for this objective, or take "
-        "another optimizer, such as nsga2."
-    )

@@ -13,10 +13,17 @@ import numpy as np
 import numpy.typing as npt
 
 from evomerge import pareto
-from evomerge.optimizers.base import Problem, check_integer, check_number, counts, rng_for
+from evomerge.optimizers.base import (
+    Problem,
+    Yardstick,
+    check_integer,
+    check_number,
+    counts,
+    rng_for,
+)
 from evomerge.optimizers.design import SobolSequence
 from evomerge.recipe import Vector
-from evomerge.trial import Trial
+from evomerge.trial import Trial, TrialState
 
 Matrix = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -25,6 +32,8 @@ Better = Callable[[int, int], int]
 
 _SAME = 1e-9
 """Two points closer than this in every coordinate are the same."""
+_BEHIND = 1e9
+"""Violation from which on a trial is PRUNED."""
 _REDRAWS = 50
 """Tries for a child that was not proposed before; then a uniform point."""
 
@@ -161,22 +170,40 @@ class Breeder:
         return np.array(np.clip(x[0], 0.0, 1.0), dtype=np.float64)
 
 
-def constrained_ranks(F: Matrix, violations: Vector) -> Ints:
+def violations(trials: Sequence[Trial], F: Matrix, yardstick: Yardstick) -> Vector:
+    """(n,) total violations, and for PRUNED trials more than any other, the dominated ones most.
+
+    An estimate must not push a measured point off the front; as long as there is room it may
+    stand behind all of them.
+
+    Args:
+        trials: n scored or PRUNED ones.
+        F: (n, m) their values, higher is better.
+        yardstick: Reads them.
+    """
+    found = np.array([yardstick.violation(t) for t in trials], dtype=np.float64)
+    pruned = np.array([t.state is TrialState.PRUNED for t in trials], dtype=bool)
+    if pruned.any():
+        found[pruned] = _BEHIND + pareto.ranks(F[pruned])
+    return found
+
+
+def constrained_ranks(F: Matrix, violation: Vector) -> Ints:
     """Non-domination ranks under constrained domination.
 
     Args:
         F: (n, m) higher is better.
-        violations: (n,) total violation, >= 0; 0 where feasible.
+        violation: (n,) total violation, >= 0; 0 where feasible.
 
     Returns:
         (n,) ranks: the feasible points' own, then one more for each next larger violation.
     """
-    feasible = violations == 0
+    feasible = violation == 0
     if feasible.all():
         return pareto.ranks(F)
     rank = np.zeros(len(F), dtype=np.int64)
     rank[feasible] = pareto.ranks(F[feasible])
-    _, order = np.unique(violations[~feasible], return_inverse=True)
+    _, order = np.unique(violation[~feasible], return_inverse=True)
     rank[~feasible] = rank[feasible].max(initial=-1) + 1 + order
     return rank
 

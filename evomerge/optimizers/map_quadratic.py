@@ -17,7 +17,9 @@ error, are in :mod:`evomerge.optimizers.surrogate`.
   angles, of which empty ones are never sampled, are not needed for it).
 * ``nested`` (Nested MAP) makes the design pairwise along the experts:
   :mod:`evomerge.optimizers.nested`.
-* FAILED and PRUNED trials are not fitted; their points are not proposed again.
+* PRUNED trials are fitted where the standard error of their estimate, in normalised units, is at
+  most ``pruned_below``; they are never on the observed front. FAILED ones are not fitted. Points
+  of either are not proposed again.
 """
 
 from __future__ import annotations
@@ -77,6 +79,8 @@ class MapQuadratic:
             one coordinate; in [0, 1).
         n_generations: Generations of NSGA-III on the surrogates, >= 1.
         max_data: Most trials that the surrogates are fitted to, >= 10.
+        pruned_below: Largest standard error, in normalised units, at which a PRUNED trial's
+            estimate is fitted; 0: never.
 
     Attributes:
         pareto: True for two objectives or more.
@@ -107,6 +111,7 @@ class MapQuadratic:
         min_distance: float = 0.02,
         n_generations: int = 25,
         max_data: int = 300,
+        pruned_below: float = 0.1,
     ) -> None:
         if variant not in VARIANTS:
             raise unknown_name("variant", variant, VARIANTS)
@@ -116,6 +121,9 @@ class MapQuadratic:
         check_integer("n_pair", n_pair, 1)
         check_integer("n_generations", n_generations, 1)
         check_integer("max_data", max_data, 10)
+        if pruned_below != 0:
+            check_number("pruned_below", pruned_below, 0)
+        self._pruned_below = float(pruned_below)
         if optimism != 0:
             check_number("optimism", optimism, 0)
         if min_distance != 0:
@@ -131,6 +139,7 @@ class MapQuadratic:
         self._n_searched = 0
         self._told: list[Vector] = []
         self._scored: list[Trial] = []
+        self._data: list[Trial] = []  # what is fitted: the scored ones and precise estimates
         self._n_fitted = 0
         self._n_due = 0
         self._cached: tuple[tuple[int, Scale, Constraints], PredictedFront, Matrix] | None = None
@@ -186,11 +195,14 @@ class MapQuadratic:
                 self._told.append(np.array(trial.x, dtype=np.float64))
                 if self._yardstick.is_scored(trial):
                     self._scored.append(trial)
+                    self._data.append(trial)
+                elif self._yardstick.is_precise(trial, self._pruned_below):
+                    self._data.append(trial)
             if trial.kind != "search":
                 continue
             self._n_searched += 1
             if self._open_tournament is not None:
-                self._open_tournament.advance(self._n_searched, self._scored, self._yardstick)
+                self._open_tournament.advance(self._n_searched, self._data, self._yardstick)
                 self._n_design = self._n_searched
                 is_due = self._open_tournament is None
             else:
@@ -199,7 +211,7 @@ class MapQuadratic:
                 since = self._n_searched - max(self._n_due, self._n_design)
                 is_due = self._n_searched == self._n_design or since >= step
             if is_due:
-                self._n_fitted, self._n_due = len(self._scored), self._n_searched
+                self._n_fitted, self._n_due = len(self._data), self._n_searched
 
     @property
     def _open_tournament(self) -> Tournament | None:
@@ -258,7 +270,7 @@ class MapQuadratic:
         # Reference points define the units, also those told since.
         key = self._n_fitted, self._yardstick.scale, self._yardstick.constraints
         if self._cached is None or self._cached[0] != key:
-            known = self._scored[: self._n_fitted]
+            known = self._data[: self._n_fitted]
             order = best_first(known, self._yardstick).tolist()
             trials = best_and_newest(known, order, self._max_data)
             front = PredictedFront(

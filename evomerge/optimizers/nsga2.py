@@ -6,12 +6,13 @@ NSGA-II", IEEE TEC 6(2). One child at a time enters and the worst leaves, (mu + 
 in multi-objective genetic algorithms"; no worker ever waits for a generation. The design and the
 children: :mod:`evomerge.optimizers.genetic`.
 
-* The population is a fold: every told COMPLETE trial with an x enters, the references among them;
-  when there are more than ``pop_size``, the most crowded point of the last front leaves.
+* The population is a fold: every told trial with an x and scores enters, the references among
+  them; when there are more than ``pop_size``, the most crowded point of the last front leaves.
 * Constraints: constrained domination (the paper's section VI). Feasible points come first, then
   the others by total violation, in units that each told reference point refines.
-* PRUNED and FAILED trials never enter: an estimate must not push a measured point off the front.
-  Nor are their points proposed again.
+* PRUNED trials enter behind all others, by their estimates: an estimate must not push a measured
+  point off the front, but where most trials are PRUNED a population of the few others would
+  starve. FAILED trials never enter. Points of either are not proposed again.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import numpy as np
 
 from evomerge import pareto
 from evomerge.optimizers.base import Problem, Yardstick, awaits_reference, counts
-from evomerge.optimizers.genetic import Breeder, Ints, Matrix, constrained_ranks
+from evomerge.optimizers.genetic import Breeder, Ints, Matrix, constrained_ranks, violations
 from evomerge.recipe import Vector
 from evomerge.trial import Trial, value_matrix
 
@@ -83,13 +84,13 @@ class Nsga2:
         return self._breeder.ask(n, first, pending, self._X, self._better)
 
     def tell(self, trials: Sequence[Trial]) -> None:
-        """Takes finished trials in told order; each COMPLETE one contends for a place."""
+        """Takes finished trials in told order; each with scores contends for a place."""
         for trial in trials:
             if not counts(trial):
                 continue
             self._breeder.tell(trial)
             self._yardstick.tell(trial)
-            if trial.x is not None and self._yardstick.is_scored(trial):
+            if trial.x is not None and self._yardstick.is_known(trial):
                 self._settle([*self._members, trial])
             elif trial.kind == "reference":
                 self._settle(self._members)  # the units of the constraints may be others now
@@ -101,8 +102,7 @@ class Nsga2:
         population wander.
         """
         F = value_matrix(members, self._names)
-        violations = np.array([self._yardstick.violation(t) for t in members], dtype=np.float64)
-        rank = constrained_ranks(F, violations)
+        rank = constrained_ranks(F, violations(members, F, self._yardstick))
         if len(members) > self._pop_size:
             last = np.flatnonzero(rank == rank.max())
             crowding = pareto.crowding_distance(F[last])

@@ -13,7 +13,8 @@ the design and the children: :mod:`evomerge.optimizers.genetic`.
   nadir follows from them by the hyperplane's intercepts; a pure function of what was told.
 * Who leaves: of the last front, a point of the most crowded niche, the one furthest from its
   direction. (The paper draws; a fold that can choose the furthest needs no generator.)
-* PRUNED and FAILED trials never enter. Nor are their points proposed again.
+* PRUNED trials enter behind all others, by their estimates, and have no say in the scaling. FAILED
+  trials never enter. Points of either are not proposed again.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from math import comb
 import numpy as np
 
 from evomerge.optimizers.base import Problem, Yardstick, awaits_reference, counts
-from evomerge.optimizers.genetic import Breeder, Ints, Matrix, constrained_ranks
+from evomerge.optimizers.genetic import Breeder, Ints, Matrix, constrained_ranks, violations
 from evomerge.recipe import Vector
 from evomerge.trial import Trial, value_matrix
 
@@ -94,7 +95,7 @@ class Nsga3:
         return self._breeder.ask(n, first, pending, self._X, self._better)
 
     def tell(self, trials: Sequence[Trial]) -> None:
-        """Takes finished trials in told order; each COMPLETE one contends for a place."""
+        """Takes finished trials in told order; each with scores contends for a place."""
         for trial in trials:
             if not counts(trial):
                 continue
@@ -108,13 +109,15 @@ class Nsga3:
                 self._told_F = np.vstack([self._told_F, value_matrix([trial], self._names)])
                 self._told_violation = np.append(self._told_violation, self._violations([trial]))
                 self._settle([*self._members, trial])
+            elif trial.x is not None and self._scored and self._yardstick.is_known(trial):
+                self._settle([*self._members, trial])
 
     def _settle(self, members: list[Trial]) -> None:
         """Makes these trials the population; above ``pop_size``, one leaves."""
         if not members:
             return
         F = value_matrix(members, self._names)
-        violation = self._violations(members)
+        violation = violations(members, F, self._yardstick)
         rank = constrained_ranks(F, violation)
         niche, distance = self._associate(F, rank)
         if len(members) > self._pop_size:

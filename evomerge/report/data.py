@@ -1,11 +1,9 @@
-"""The report as plain data, and what the other rooms of the report share."""
+"""What the rooms of the report share: plain data, names made safe, files replaced in one step."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import enum
-import json
 import math
 import os
 import unicodedata
@@ -15,70 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from evomerge.choose import finalists, front, is_reference, verdict
-from evomerge.compare import constraints_of, is_scored, scale_of, smallest_visible
-from evomerge.constraints import Constraints
 from evomerge.errors import ExportError
 from evomerge.recipe import Recipe
 from evomerge.run import Run
-from evomerge.scale import Scale
-from evomerge.trial import SPLITS, Objective, Split, Trial, TrialState
-
-
-def to_json(run: Run) -> dict[str, Any]:
-    """A run as plain data that strict JSON can hold: NaN and infinities become null.
-
-    Args:
-        run: Any run, finished or not.
-
-    Returns:
-        ``trials`` (one entry per trial and split: number, kind, split, state, label, recipe,
-        scores {raw, normalised, mean, scalar, feasible, seconds}, stderr, error, attempt,
-        copied_from; running ones last), ``front`` and ``finalists`` (trial numbers),
-        ``reference`` (label to number and mean per split), ``verdict``, ``objectives``,
-        ``documents``, ``scale``, ``smallest_visible``, ``running`` (how many), ``path`` and
-        ``meta``. Per-document scores and tensor names stay in the run folder.
-    """
-    scales = {split: scale_of(run, split) for split in SPLITS}
-    bounds = {split: constraints_of(run, split) for split in SPLITS}
-    reference: dict[str, dict[str, Any]] = {}
-    for trial in run.trials:
-        if not is_reference(trial):
-            continue
-        entry = reference.setdefault(trial.label or trial.name, {"number": trial.number})
-        if trial.scores and is_scored(trial, scales[trial.split].names):
-            entry.setdefault("mean", {})[trial.split] = scales[trial.split].mean(
-                trial.scores.values
-            )
-    data = {
-        "trials": [
-            _trial(t, run, scales[t.split], bounds[t.split]) for t in (*run.trials, *run.running)
-        ],
-        "front": [t.number for t in front(run)],
-        "finalists": [t.number for t in finalists(run)],
-        "reference": reference,
-        "verdict": _verdict(run),
-        "objectives": [dataclasses.asdict(o) for o in run.objectives],
-        "documents": run.meta.get("documents", {}),
-        "scale": {split: dataclasses.asdict(scale) for split, scale in scales.items()},
-        "smallest_visible": {split: smallest_visible(run, split=split) for split in SPLITS},
-        "running": len(run.running),
-        "path": run.path,
-        "meta": dict(run.meta),
-    }
-    cleaned = plain(data)
-    assert isinstance(cleaned, dict)  # noqa: S101  # for the type checker
-    return cleaned
-
-
-def write_json(run: Run, path: Path) -> None:
-    """Writes :func:`to_json` to a file, in one step.
-
-    Raises:
-        ExportError: The file cannot be written.
-    """
-    text = json.dumps(to_json(run), allow_nan=False, indent=1, ensure_ascii=False)
-    replace(path, (text + "\n").encode("utf-8", "replace"))
+from evomerge.trial import Objective, Split, Trial
 
 
 def plain(value: Any) -> Any:
@@ -173,58 +111,3 @@ def raw(objective: Objective, trial: Trial) -> float:
     """The raw value in its own direction, NaN where it was not scored."""
     value = trial.scores.values.get(objective.name, math.nan) if trial.scores else math.nan
     return objective.sign * value
-
-
-def _trial(trial: Trial, run: Run, scale: Scale, bounds: Constraints) -> dict[str, Any]:
-    recipe = trial.recipe
-    scores = None
-    if trial.scores is not None:
-        scored = is_scored(trial, scale.names)
-        scores = {
-            "raw": {
-                o.name: raw(o, trial) for o in run.objectives if o.name in trial.scores.values
-            },
-            "normalised": scale.normalise(trial.scores.values) if scored else {},
-            "mean": scale.mean(trial.scores.values) if scored else None,
-            "scalar": scale.scalar(trial.scores.values) if scored else None,
-            "feasible": bounds.kept(trial.scores.values),
-            "seconds": trial.scores.seconds,
-        }
-    return {
-        "number": trial.number,
-        "kind": trial.kind,
-        "split": trial.split,
-        "state": trial.state,
-        "label": trial.label,
-        "recipe": {
-            "id": recipe.id,
-            "method": recipe.method,
-            "base": recipe.base.name if recipe.base else None,
-            "models": [m.name for m in recipe.models],
-            "groups": [g.name for g in recipe.groups],
-            "coefficients": recipe.coefficients,
-            "fixed": recipe.fixed,
-        },
-        "scores": scores,
-        "stderr": trial.scores.stderr if trial.scores else None,
-        "error": trial.error if trial.state is TrialState.FAILED else None,
-        "attempt": trial.attempt,
-        "copied_from": trial.copied_from,
-    }
-
-
-def _verdict(run: Run) -> dict[str, Any]:
-    v = verdict(run)
-    return {
-        "decision": v.decision,
-        "headline": v.headline,
-        "sentence": v.sentence,
-        "split": v.split,
-        "finished": v.finished,
-        "trial": v.trial.number if v.trial else None,
-        "rival": v.rival.name if v.rival else None,
-        "differences": [
-            {"against": t.name, "number": t.number, **dataclasses.asdict(d)}
-            for t, d in v.differences
-        ],
-    }

@@ -20,7 +20,7 @@ from evomerge.diagnose.verdicts import hidden
 from evomerge.errors import ConfigError, ExportError
 from evomerge.experts import ROLES, layer_of
 from evomerge.report.data import printable
-from evomerge.report.figures import FONT, INK, MERGED, MUTED, PAPER, SINGLE
+from evomerge.report.picture import FONT, INK, MERGED, MUTED, PAPER, SINGLE
 
 _LEFT, _TOP, _ROW, _SPAN = 150, 64, 18, 720
 _LETTERS = 90

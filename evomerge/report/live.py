@@ -77,12 +77,13 @@ class LiveView:
         )
         documents = meta["documents"]
         counts = ", ".join(f"{name} {n}" for name, n in documents["search"].items())
+        raced = " (raced: at most)" if meta.get("fingerprint", {}).get("racing") else ""
         for warm in meta.get("warm_start", ()):
             where = "" if warm["inside"] else "; outside the space: scored, but not started from"
             self.say(f"warm start: {warm['label']}{where}")
         self.say(
             f"search: {space['dim']} dimensions ({space['method']}, {len(space['groups'])} layer "
-            f"groups), {meta['optimizer']}; documents per candidate: {counts}"
+            f"groups), {meta['optimizer']}; documents per candidate{raced}: {counts}"
         )
 
     def begin(
@@ -217,6 +218,8 @@ class LiveView:
             parts.append(f"{running} running")
         if failed:
             parts.append(f"{failed} failed")
+        if pruned := sum(t.state is TrialState.PRUNED for t in self._told):
+            parts.append(f"{pruned} stopped early")
         asking = self._ask_seconds / max(1, self._n_asked)
         if asking >= _SLOW_ASK:
             parts.append(f"{duration(asking)} to propose one")

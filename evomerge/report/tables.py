@@ -1,4 +1,4 @@
-"""What the tables of a report say, and how they look in a terminal."""
+"""What the tables of a report say."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 import math
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from evomerge.choose import (
     Verdict,
@@ -25,12 +25,11 @@ from evomerge.compare import (
     scale_of,
     smallest_visible,
 )
+from evomerge.report.coefficients import effects
 from evomerge.report.data import called, printable, raw, summary, table_split
+from evomerge.report.luck import leads
 from evomerge.run import Run
-from evomerge.trial import Objective, Split, Trial, TrialState
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from evomerge.trial import SPLITS, Objective, Split, Trial, TrialState
 
 Tone = Literal["", "good", "bad", "muted", "strong"]
 BEST = 10
@@ -38,17 +37,15 @@ BEST = 10
 MOST = 30
 """At most this many rows of a front or of failures; the JSON form has them all."""
 
-WIDTH = 180
-"""Characters that a line of the widest table takes."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One cell: its text, its tone, and what it says when pointed at."""
+    """One cell: its text, its tone, what it says when pointed at, and a bar of 0 to 1."""
 
     text: str
     tone: Tone = ""
     title: str = ""
+    fill: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,8 +99,10 @@ def tables(run: Run, answer: Verdict | None = None) -> list[Table]:
     answer = answer or verdict(run)
     made = [
         scores_table(run, answer),
+        luck_table(run, answer),
         front_table(run),
         search_table(run),
+        mattered_table(run),
         comparison_table(run),
         time_table(run),
         failures_table(run),
@@ -155,6 +154,64 @@ def scores_table(run: Run, answer: Verdict) -> Table:
             )
         )
     return Table("scores", _scores_title(split), _scores_note(run, split), columns, tuple(body))
+
+
+def luck_table(run: Run, answer: Verdict) -> Table:
+    """How much of each finalist's lead over the best single model held on unseen documents."""
+    found = leads(run, answer)
+    splits = [s for s in SPLITS if any(s in lead.on for lead in found)]
+    columns = (
+        Column(""),
+        *(_figures(s, "lead") for s in splits),
+        _figures("luck", "search \u2212 test"),
+    )
+    body = []
+    for lead in found:
+        cells = [Cell(called(lead.trial), "strong")]
+        for s in splits:
+            d = lead.on.get(s)
+            tone: Tone = "good" if d and d.better else "bad" if d and d.worse else ""
+            title = f"95% CI {span(d.low, d.high)}, {d.n} paired documents" if d else ""
+            cells.append(Cell(number(d.mean, sign=True) if d else "\u2013", tone, title))
+        cells.append(Cell(number(lead.luck, sign=True), "muted"))
+        body.append(Row(tuple(cells), f"trial={lead.trial.number}"))
+    note = ""
+    if found and answer.rival is not None:
+        mean = sum(lead.luck for lead in found) / len(found)
+        note = (
+            f"The lead over {called(answer.rival)} in mean normalised score. A search picks what "
+            "its own documents happen to favour; new documents take that part back: here "
+            f"{number(mean, sign=True)} on average over {len(found)} merges."
+        )
+    return Table("luck", "How much was luck", note, columns, tuple(body))
+
+
+def mattered_table(run: Run) -> Table:
+    """Which coefficients explain the scores."""
+    found = effects(run)
+    keys = list(found[0].share) if found else []
+    signs = {o.name: o for o in run.searched}
+    columns = (
+        Column("coefficient"),
+        *(_figures(printable(k), "" if k in signs else "normalised") for k in keys),
+    )
+    body = []
+    for e in found[:MOST]:
+        cells = [Cell(e.name, "strong" if e.clear else "muted")]
+        for k in keys:
+            clear = k in e.clear
+            shown = f"{e.share[k]:.0%}" + (f"  best at {e.best_at[k]:.2f}" if clear else "")
+            title = "" if clear else "chance is explanation enough"
+            cells.append(Cell(shown, "" if clear else "muted", title, e.share[k]))
+        body.append(Row(tuple(cells)))
+    note = (
+        "The share of the differences between the search's trials that each coefficient explains "
+        "alone, by a parabola, and where that is best among what was tried. Pale: chance is "
+        "explanation enough. Coefficients that the search moved together share their effect."
+    )
+    if len(found) > MOST:
+        note += f" The first {MOST} of {len(found)}."
+    return Table("mattered", "What mattered", note, columns, tuple(body))
 
 
 def search_table(run: Run) -> Table:
@@ -287,9 +344,14 @@ def failures_table(run: Run) -> Table:
 
 def commands(run: Run, trial: Trial) -> tuple[str, ...]:
     """The shell lines that export a trial and verify it with stock lm_eval."""
-    out = f"merged/trial-{trial.number}"
+    return command_lines(run, str(trial.number))
+
+
+def command_lines(run: Run, number: str) -> tuple[str, ...]:
+    """:func:`commands` of the trial of that number, or of a word that stands for one."""
+    out = f"merged/trial-{number}"
     path = shlex.quote(str(run.path))
-    lines = [f"evomerge export {path} --pick trial={trial.number} --out {out}"]
+    lines = [f"evomerge export {path} --pick trial={number} --out {out}"]
     line = run.stock_command(table_split(run), out)
     if line:
         lines.append(line)
@@ -302,7 +364,9 @@ def progress(run: Run) -> str:
     budget = run.meta.get("n_trials")
     words = f"{done} of {budget} trials" if isinstance(budget, int) else f"{done} trials"
     failed = sum(t.state is TrialState.FAILED for t in run.trials)
+    pruned = sum(t.state is TrialState.PRUNED for t in run.trials)
     words += f", {len(run.running)} running" if run.running else ""
+    words += f", {pruned} stopped early" if pruned else ""
     return words + (f", {failed} failed" if failed else "")
 
 
@@ -329,96 +393,6 @@ def facts(run: Run) -> list[tuple[str, str]]:
         parts = [f"{sum(d.values()):,} {s}" for s, d in documents.items() if d]
         found.append(("documents", ", ".join(parts)))
     return found
-
-
-def text(run: Run, width: int = WIDTH) -> str:
-    """The report as plain text.
-
-    Args:
-        run: Any run, finished or not.
-        width: Columns of the terminal.
-
-    Returns:
-        Text without colours or escape sequences.
-    """
-    import io
-
-    from rich.console import Console
-
-    out = io.StringIO()
-    show(run, Console(file=out, width=width, color_system=None, legacy_windows=False))
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
-
-
-def show(run: Run, console: Console | None = None) -> None:
-    """Prints the report.
-
-    Args:
-        run: Any run, finished or not.
-        console: A rich console; the terminal by default.
-    """
-    from rich.console import Console
-    from rich.text import Text
-
-    if console is None:
-        console = Console()
-        if not console.is_terminal:
-            console.width = WIDTH
-    answer = verdict(run)
-    console.print()
-    console.print(Text(printable(answer.headline), style="bold"))
-    console.print(Text(printable(answer.sentence)))
-    console.print()
-    for name, value in facts(run):
-        console.print(Text.assemble((f"{name:<13}", "dim"), value))
-    made = tables(run, answer)
-    for table in made:
-        _show_table(table, console)
-    best = answer.trial
-    if best is not None:
-        console.print()
-        console.print(Text("Export and verify", style="bold"))
-        for line in commands(run, best):
-            console.print(Text("  " + printable(line)), soft_wrap=True)
-        if any(row.pick for t in made for row in t.rows[1:]):
-            console.print(
-                Text("  For any other row the same, with trial=N and its number (#).", style="dim")
-            )
-
-
-def _show_table(table: Table, console: Console) -> None:
-    from rich import box
-    from rich.table import Table as RichTable
-    from rich.text import Text
-
-    styles = {"good": "green", "bad": "red", "muted": "dim", "strong": "bold", "": ""}
-    console.print()
-    console.print(Text(table.title, style="bold"))
-    if table.note:
-        console.print(Text(table.note, style="dim"))
-    shown = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="dim")
-    numbered = any(row.pick for row in table.rows)
-    narrow = console.width < WIDTH
-    kept = [i for i, c in enumerate(table.columns) if not (narrow and c.name == "95% CI")]
-    for i in kept:
-        column = table.columns[i]
-        heading = Text(printable(column.name) if column.name else "")
-        if column.unit:
-            heading.append(f"\n{column.unit}")
-        shown.add_column(
-            heading,
-            justify="right" if column.numeric else "left",
-            overflow="fold",
-            no_wrap=column.numeric or i == 0,
-        )
-    if numbered:
-        shown.add_column(Text("#"), justify="right", no_wrap=True)
-    for row in table.rows:
-        cells = [Text(row.cells[i].text, style=styles[row.cells[i].tone]) for i in kept]
-        if numbered:
-            cells.append(Text(row.pick.removeprefix("trial="), style="dim"))
-        shown.add_row(*cells)
-    console.print(shown)
 
 
 def _search_row(run: Run, trial: Trial, mean: float) -> Row:

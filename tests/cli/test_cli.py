@@ -238,6 +238,15 @@ def test_sweep_makes_two_runs_and_continues_them(project, capsys) -> None:
     assert runs == sorted(p for p in (project / "runs").iterdir() if p.is_dir())
     for folder in runs:
         assert sum(t.kind == "search" for t in open_run(folder).trials) == 3
+    capsys.readouterr()
+    assert main(["report", "runs", "--html", "all.html", "--json", "all.json"]) == 0
+    assert "At equal budget" in capsys.readouterr().out
+    both = json.loads((project / "all.json").read_text())
+    assert [r["seed"] for c in both["contenders"] for r in c["runs"]] == [1, 2]
+    assert "2 runs, 1 contender<" in (project / "all.html").read_text()
+    assert main(["report", *map(str, runs), "--brief"]) == 0
+    assert capsys.readouterr().out.count("runs/") == 2
+    assert "one run" in fails(capsys, "report", "runs", "--png", "x.png")
 
 
 def test_one_bad_job_does_not_end_a_sweep(project, capsys) -> None:

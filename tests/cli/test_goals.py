@@ -11,6 +11,7 @@ import yaml
 
 from evomerge.cli import main
 from evomerge.store import open_run
+from evomerge.trial import TrialState
 from tests.cli.conftest import write_config, write_task
 from tests.cli.test_cli import SEARCH, fails
 
@@ -165,3 +166,55 @@ def test_m2n2_crosses_models_and_refuses_what_has_no_documents(project, capsys):
     assert "crossed by lerp" in capsys.readouterr().err
     assert main(("report", "average")) == 0
     assert "crossed by lerp" in capsys.readouterr().out
+
+
+def test_a_raced_search_and_its_report(project, capsys):
+    search("racing=cautious", "n_trials=12", "search_space=layerwise")
+    run = open_run(project / "run")
+    pruned = [t for t in run.trials if t.state is TrialState.PRUNED]
+    assert pruned
+    assert all(0 < t.scores.asked < 10 and t.raced_after is not None for t in pruned)
+    assert run.meta["fingerprint"]["racing"]
+    assert main(("report", "run", "--json", "report.json")) == 0
+    assert f"{len(pruned)} stopped early" in capsys.readouterr().out
+    report = json.loads((project / "report.json").read_text())
+    numbers = {t.number for t in pruned}
+    assert {t["number"] for t in report["trials"] if t["asked"]} == numbers
+    assert not numbers & {*report["front"], *report["finalists"]}
+    before = [(t.number, t.state, dict(t.scores.values)) for t in run.trials]
+    search("racing=cautious", "n_trials=12", "search_space=layerwise")
+    again = open_run(project / "run")
+    assert [(t.number, t.state, dict(t.scores.values)) for t in again.trials] == before
+    assert "racing differ" in fails(
+        capsys, *SEARCH, "run_dir=run", "n_trials=12", "search_space=layerwise", "racing=bold"
+    )
+
+
+@pytest.mark.parametrize("who", ["racing", "m2n2"])
+def test_corpus_metrics_are_refused_by_name(project, capsys, who):
+    task = yaml.safe_load((project / "tasks" / "toy.yaml").read_text())
+    task["metric_list"] = [{"metric": "word_perplexity"}]
+    (project / "tasks" / "toy.yaml").write_text(yaml.safe_dump(task))
+    wish = "racing=bold" if who == "racing" else "optimizer=m2n2"
+    said = fails(capsys, *SEARCH, "objective.toy.metric=word_perplexity", wish)
+    assert (
+        "objective 'toy': its metric 'word_perplexity' is computed over the whole corpus" in said
+    )
+    assert f"which {who} needs" in said
+    assert not list(project.rglob("journal.log")), "nothing was begun"
+
+
+def test_racing_is_refused_where_it_cannot_be(project, capsys):
+    said = fails(capsys, *SEARCH, "racing=cautious", "optimizer=m2n2")
+    assert "m2n2 needs every candidate's score on every document" in said
+    assert "racing=off" in said
+    assert "racing.error" in fails(capsys, *SEARCH, "racing=cautious", "racing.error=2")
+    assert "unknown setting of racing" in fails(capsys, *SEARCH, "+racing.errors=0.1")
+
+
+def test_a_users_file_may_say_off(project, family):
+    write_config(project, family, racing=False)  # what YAML makes of off
+    search("n_trials=1")
+    write_config(project, family, racing="bold")
+    assert main((*SEARCH, "--quiet", "run_dir=raced", "n_trials=1")) == 0
+    assert open_run(project / "raced").meta["config"]["racing"]["error"] == 0.3

@@ -50,7 +50,7 @@ class Probe:
             time.sleep(4)
         self.threads = torch.get_num_threads()
 
-    def evaluate(self, model, recipe, split) -> Scores:
+    def evaluate(self, model, recipe, split, bar=None) -> Scores:
         file = self.folder / recipe.id
         first = not file.exists()
         with file.open("a") as f:

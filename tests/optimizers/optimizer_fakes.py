@@ -35,6 +35,35 @@ def make_trial(number, x, values=None, *, state=None, kind="search", label="", s
     )
 
 
+def estimated(number, x, values, error=0.01):
+    """A PRUNED trial, as racing leaves it: estimates and their standard errors."""
+    trial = make_trial(number, x, values, state=TrialState.PRUNED)
+    errors = dict.fromkeys(values, error)
+    return dataclasses.replace(trial, scores=Scores(dict(values), errors, {}, asked=9))
+
+
+def race(optimizer, score, n_trials, *, seed=0, error=0.01, warm=()):
+    """A raced search: what does not beat the best (enter the front) is told as an estimate."""
+    rng, told = np.random.default_rng(seed), list(warm)
+    optimizer.tell(warm)
+    for number in range(len(warm), len(warm) + n_trials):
+        x = optimizer.ask(1, number)[0]
+        values = score(x)
+        rivals = [t.scores.values for t in told if t.state is TrialState.COMPLETE]
+        if optimizer.pareto:
+            lost = any(all(r[k] >= v for k, v in values.items()) for r in rivals)
+        else:
+            lost = any(sum(r.values()) >= sum(values.values()) for r in rivals)
+        if lost:
+            noisy = {k: v + error * float(rng.standard_normal()) for k, v in values.items()}
+            trial = estimated(number, x, noisy, error)
+        else:
+            trial = make_trial(number, x, values)
+        optimizer.tell([trial])
+        told.append(trial)
+    return Log(told, [])
+
+
 def running(number, x, kind="search"):
     """A trial that was asked for and not yet told."""
     return make_trial(number, x, state=TrialState.RUNNING, kind=kind)

@@ -114,7 +114,7 @@ def test_what_is_data():
     # "0: never" holds for an estimate without any error, and one that lacks a bound says nothing.
     sure = dataclasses.replace(rough, scores=Scores({"math": 0.9}, {"math": 0.0}, {}))
     bounded = dataclasses.replace(CODE, search=False, bound=0.9)
-    for never in (new(), new(objectives=(MATH, bounded), pruned_below=0.1)):
+    for never in (new(pruned_below=0.0), new(objectives=(MATH, bounded), pruned_below=0.1)):
         never.tell([sure])
         assert not never._data
 

@@ -55,13 +55,19 @@ def test_a_slot_keeps_the_better_of_its_trials():
     assert kept == {s: scores[s::4].max() for s in range(4)}
 
 
-def test_references_are_members_and_pruned_never():
+def test_references_are_members_and_pruned_ones_never_the_best():
     optimizer = new()
     optimizer.tell(references(6))
     assert sorted(optimizer._slots) == [2, 3]
     glory = make_trial(9, np.full(6, 0.1), {"math": 9.0}, state=TrialState.PRUNED)
     optimizer.tell([glory])
-    assert sorted(optimizer._slots) == [2, 3]
+    assert sorted(optimizer._slots) == [2, 3, 9]
+    optimizer.tell([make_trial(29, np.full(6, 0.2), {"math": 9.5})])
+    assert optimizer._slots[9].number == 29, "a measured score that is better takes the slot"
+    optimizer.tell([make_trial(49, np.full(6, 0.1), {"math": 1.0}, state=TrialState.PRUNED)])
+    assert optimizer._slots[9].number == 29
+    optimizer.tell([make_trial(50, np.full(6, 0.1), {"math": 99.0}, state=TrialState.PRUNED)])
+    assert optimizer._best_first()[-1] == 10
     assert new().ask(1, 1, (running(0, None, kind="reference"),)) == []
 
 

@@ -14,7 +14,7 @@ from evomerge.optimizers.base import Problem
 from evomerge.optimizers.map_quadratic import MapQuadratic
 from evomerge.optimizers.nested import Experts
 from evomerge.optimizers.quadratic_form import FORMS, n_terms
-from evomerge.trial import TrialState
+from evomerge.trial import Scores, TrialState
 
 RNG = np.random.default_rng(0)
 
@@ -231,7 +231,11 @@ def test_failed_and_pruned_are_not_fitted():
         s.r2 for s in optimizer.surrogates.values()
     ]
     assert len(plain) == 3
-    assert len(other._scored) == 8
+    assert len(other._scored) == len(other._data) == 8, "nothing is known of its error"
+    known = Scores({"math": 0.5, "code": 0.5}, {"math": 0.01, "code": 0.01}, {})
+    sure = make_trial(9, far, state=TrialState.PRUNED)
+    other.tell([dataclasses.replace(sure, scores=known)])
+    assert (len(other._scored), len(other._data)) == (8, 9)
 
 
 def test_references_are_data():

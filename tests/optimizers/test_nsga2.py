@@ -72,13 +72,20 @@ def test_population_is_rank_and_crowding_survival():
         assert tuple(F[pareto.non_dominated(F)][best]) in kept
 
 
-def test_references_are_members_and_pruned_never():
+def test_references_are_members_and_pruned_ones_stand_behind():
     optimizer = new()
     optimizer.tell(references(6))
     assert len(optimizer._X) == 2
     glory = make_trial(9, np.full(6, 0.1), {"math": 9, "code": 9}, state=TrialState.PRUNED)
     optimizer.tell([glory])
-    assert len(optimizer._X) == 2
+    assert optimizer._rank.tolist()[2] > max(optimizer._rank[:2])
+    poor = make_trial(10, np.full(6, 0.2), {"math": 8, "code": 8}, state=TrialState.PRUNED)
+    optimizer.tell([poor])
+    assert optimizer._rank[3] > optimizer._rank[2]
+    rng = np.random.default_rng(0)
+    rows = [make_trial(11 + i, x, zdt1(x)) for i, x in enumerate(rng.random((24, 6)))]
+    optimizer.tell(rows)
+    assert all(t.state is TrialState.COMPLETE for t in optimizer._members)
 
 
 def test_waits_for_references():

@@ -118,11 +118,12 @@ def test_feasible_points_push_infeasible_ones_out():
     assert optimizer._better(0, 1) == optimizer._better(1, 0) == 1
 
 
-def test_references_are_members_and_pruned_never():
+def test_references_are_members_and_pruned_ones_stand_behind():
     optimizer = Nsga3(Problem(6, 2, (MATH,), np.full(6, 0.5)))
     optimizer.tell(references(6))
     optimizer.tell([make_trial(9, np.full(6, 0.1), {"math": 9}, state=TrialState.PRUNED)])
-    assert len(optimizer._X) == 2
+    assert optimizer._rank.tolist()[2] > max(optimizer._rank[:2])
+    assert len(optimizer._told_F) == 2, "no say in the scaling"
     assert optimizer.ask(3, 10, (running(9, None, kind="reference"),)) == []
 
 

@@ -17,6 +17,7 @@ from optimizer_fakes import (
     MATH,
     best,
     make_trial,
+    race,
     references,
     running,
     simulate,
@@ -328,6 +329,33 @@ def test_converges_on_a_quadratic(new):
     for seed in (0, 1)[: 1 if new.expensive else 2]:
         log = simulate(new(dim=6, seed=seed, objectives=(MATH,)), score, n, workers=workers)
         assert best(log, value) > yardstick
+
+
+@pytest.mark.parametrize("objectives", [(MATH,), (MATH, CODE)], ids=["one", "two"])
+def test_a_raced_search_still_finds_its_way(new, objectives):
+    """Most trials are PRUNED, and still the best is better than random search's median."""
+    if ignores_scores(new) or getattr(new.cls, "needs_documents", False):
+        pytest.skip("looks at no score, or refuses to be raced")
+    names = {o.name for o in objectives}
+
+    def score(x):
+        return {k: v for k, v in two_bowls(x).items() if k in names}
+
+    def value(x):
+        return sum(score(x).values())
+
+    n, start = 14 if new.expensive else 160, np.full(5, 0.9)
+    log = race(new(dim=5, objectives=objectives, start=start), score, n)
+    pruned = sum(t.state is TrialState.PRUNED for t in log.told)
+    assert pruned >= n / 3
+    assert len({t.x.tobytes() for t in log.told}) == n
+    yardstick = np.median(
+        [max(value(x) for x in np.random.default_rng(s).random((n, 5))) for s in range(9)]
+    )
+    assert best(log, value) > yardstick
+    fresh = new(dim=5, objectives=objectives, start=start)
+    fresh.tell(log.told[: n // 2])
+    assert np.array_equal(fresh.ask(1, n // 2)[0], log.told[n // 2].x), "resume by replay"
 
 
 @pytest.mark.parametrize("bounded", [SIZE, BOUNDED_CODE], ids=["not_optimised", "optimised"])

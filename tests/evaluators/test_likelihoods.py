@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evomerge.errors import TaskError
-from evomerge.evaluators.batches import Packing, pack
+from evomerge.evaluators.batches import Packing
 from evomerge.evaluators.likelihoods import Likelihoods
+from evomerge.evaluators.packing import check_encoded, pack
 from tests.models import ARCHS, VOCAB, config
 
 CPU = torch.device("cpu")
@@ -69,10 +70,9 @@ def test_beginnings_are_shared_and_padding_is_filled():
 
 
 def test_what_cannot_be_scored_is_refused():
-    packing = Packing(4, "auto", CPU, 300)
     for context, continuation in (([], [1]), ([1], []), ([1], [2] * 5)):
         with pytest.raises(TaskError, match="context"):
-            pack([(0, context, continuation)], packing)
+            check_encoded([(0, context, continuation)], max_length=4)
 
 
 def make(arch, **changes):
@@ -107,7 +107,7 @@ def test_sharing_changes_nothing(arch, caplog):
     packing = Packing(256, "auto", CPU, VOCAB)
     scorer = Likelihoods(model, packing)
     with torch.inference_mode(), caplog.at_level(logging.INFO):
-        shared = scorer.pack(model, encoded)
+        shared, _ = scorer.pack(model, encoded)
         plain = pack(encoded, packing)
         got, greedy = scorer.score(model, shared, len(encoded))
         want, alike = scorer.score(model, plain, len(encoded))
@@ -136,7 +136,7 @@ def test_a_model_that_cannot_share_is_noticed(kind, caplog):
     packing = Packing(256, "auto", CPU, VOCAB)
     scorer = Likelihoods(model, packing)
     with torch.inference_mode(), caplog.at_level(logging.INFO):
-        batches = scorer.pack(model, encoded)
+        batches, _ = scorer.pack(model, encoded)
         got, _ = scorer.score(model, batches, len(encoded))
         want, _ = scorer.score(model, pack(encoded, packing), len(encoded))
     assert "cannot share" in caplog.text
@@ -148,7 +148,7 @@ def test_a_model_without_an_output_module_is_scored_too():
     model, encoded = make("llama"), ask()
     scorer = Likelihoods(model, Packing(256, "auto", CPU, VOCAB))
     with torch.inference_mode():
-        batches = scorer.pack(model, encoded)
+        batches, _ = scorer.pack(model, encoded)
         want, _ = scorer.score(model, batches, len(encoded))
         model.get_output_embeddings = lambda: None
         got, _ = scorer.score(model, batches, len(encoded))
@@ -167,7 +167,7 @@ def test_a_batch_that_does_not_fit_is_halved(monkeypatch, caplog):
         return forward(input_ids=input_ids, **given)
 
     with torch.inference_mode():
-        batches = scorer.pack(model, encoded)
+        batches, _ = scorer.pack(model, encoded)
         assert max(len(b.tokens) for b in batches) > 2
         want, greedy = scorer.score(model, batches, len(encoded))
         monkeypatch.setattr(model, "forward", types.MethodType(small, model))
@@ -183,4 +183,19 @@ def test_a_batch_that_does_not_fit_is_halved(monkeypatch, caplog):
     monkeypatch.setattr("evomerge.evaluators.likelihoods.is_out_of_memory", lambda err: False)
     rows.clear()
     with torch.inference_mode(), pytest.raises(torch.OutOfMemoryError):
-        scorer.score(model, scorer.pack(model, encoded), len(encoded))
+        scorer.score(model, scorer.pack(model, encoded)[0], len(encoded))
+
+
+def test_weights_that_give_nan_settle_nothing():
+    model, encoded = make("llama"), ask()
+    scorer = Likelihoods(model, Packing(256, "auto", CPU, VOCAB))
+    with torch.inference_mode():
+        kept = model.lm_head.weight.clone()
+        model.lm_head.weight.fill_(float("nan"))
+        batches, settled = scorer.pack(model, encoded)
+        assert not settled
+        assert np.isnan(scorer.score(model, batches, len(encoded))[0]).all()
+        model.lm_head.weight.copy_(kept)
+        batches, settled = scorer.pack(model, encoded)
+    assert settled
+    assert batches[0].reach is not None
