@@ -118,7 +118,7 @@ class TrialStore:
         plain: dict[str, Any] = json.loads(json.dumps(dict(meta)))
         plain["objectives"] = [dataclasses.asdict(o) for o in self.objectives]
         old = found.attrs.get(_SEARCH, {}).get("meta", {})
-        plain |= {k: old[k] for k in ("created", "finished", "note") if k in old}
+        plain |= {k: old[k] for k in ("created", "finished", "note", "ended") if k in old}
         names = (*found.studies, *(n for n in (_SEARCH, _FINALS) if n not in found.studies))
         self._studies = {name: i for i, name in enumerate(names)}
         with self._writing() as batch:

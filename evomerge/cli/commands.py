@@ -120,13 +120,14 @@ def _keys(parents: Sequence[str], arguments: Sequence[str]) -> set[str]:
     from evomerge.resources import resource_folder
 
     conf = resource_folder("conf")
+    plain = yaml.safe_load((conf / "own.yaml").read_text())
     if not parents:
-        return {*yaml.safe_load((conf / "own.yaml").read_text())} - {"defaults", "hydra"} | {
-            p.name for p in conf.iterdir() if p.is_dir()
-        }
+        return {*plain, *(p.name for p in conf.iterdir() if p.is_dir())} - {"defaults", "hydra"}
     if len(parents) > 1:
         return set()
     group = parents[0]
+    if isinstance(plain.get(group), dict):
+        return set(plain[group])
     chosen = {
         n for a in arguments if a.startswith(f"{group}=") for n in a[len(group) + 1 :].split(",")
     }

@@ -271,11 +271,13 @@ def run_one(
         if extend is not None:
             n_trials = have + extend
         store.update_meta(n_trials=max(n_trials, have))
-        budget = [max(n_trials, have), plain["n_finalists"]]
-        if not dry and store.meta.get("finished") == budget:
+        limits = {k: v for k, v in (plain["budget"] or {}).items() if v is not None}
+        budget = [max(n_trials, have), plain["n_finalists"], *([limits] if limits else [])]
+        if not dry and extend is None and store.meta.get("finished") == budget:
             view.say("this search is finished; --extend N adds trials")
             _report(open_run(folder), view, finished=True)
             return folder
+        store.update_meta(ended="")
         executor = build_component("executor", plain["executor"], spec=_worker_spec(plan, dry=dry))
         try:
             study = Study(
@@ -286,6 +288,7 @@ def run_one(
                 references=plan.references,
                 n_trials=n_trials,
                 n_finalists=plain["n_finalists"],
+                budget=plan.budget,
                 racing=plan.racing,
                 view=lambda trials: plan.view(folder, trials),
                 observer=view,
@@ -302,7 +305,8 @@ def run_one(
                 finished = study.run(dry=dry)
             store.update_meta(note=getattr(plan.optimizer, "note", ""))
             if finished:
-                store.update_meta(finished=budget)
+                ended = plan.budget.spent() if plan.budget is not None else ""
+                store.update_meta(finished=budget, ended=ended)
         finally:
             view.end()
             executor.close()
