@@ -44,9 +44,10 @@ def build(
     seed: int = 3,
     racing: Racing | None = None,
     budget: Budget | None = None,
+    url: str | None = None,
 ) -> tuple[Study, TrialStore]:
     meta = {"fingerprint": {"seed": seed}, "pareto": pareto, "n_trials": n_trials}
-    store = TrialStore(folder, OBJECTIVES, meta, AXES)
+    store = TrialStore(folder, OBJECTIVES, meta, AXES, url)
     study = Study(
         space=BoxSpace(),
         optimizer=OPTIMIZERS[optimizer](Problem(DIM, seed, SEARCHED, np.full(DIM, 0.5))),

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge.cli.warm import warm_starts
+from evomerge.database import check_url
 from evomerge.errors import ConfigError, no_document_scores, unknown_name
 from evomerge.run import Run
 from evomerge.trial import SPLITS, Objective, Trial
@@ -31,8 +32,8 @@ Config = dict[str, Any]
 
 # Settings that change what a search costs or shows, never what it finds.
 NOT_SHAPING = (
-    "n_trials", "n_finalists", "budget", "executor", "device", "score_cache", "runs", "run_name",
-    "run_dir", "hydra",
+    "n_trials", "n_finalists", "budget", "executor", "device", "score_cache", "storage", "runs",
+    "run_name", "run_dir", "hydra",
 )  # fmt: skip
 MODEL_KEYS = ("name", "base", "experts")
 _RUNTIME = {"problem", "objectives", "spec"}
@@ -84,6 +85,8 @@ def build_plan(config: Config) -> Plan:
     _check_device(str(config["device"]), str(config["dtype"]))
     if not isinstance(config["score_cache"], bool):
         raise ConfigError(f"score_cache: expected true or false, got {config['score_cache']!r}.")
+    if config["storage"] is not None:
+        check_url(config["storage"])
     objectives = parse_objectives(config.get("objective") or {})
     spec = space_spec(config)
     models = config.get("models") or {}

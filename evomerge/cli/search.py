@@ -66,6 +66,8 @@ def run_hydra(
         rest.remove(files[0])
         name = _register(Path(files[0]))
     rest = [f"++{a}" if a.startswith(_OPENED) else a for a in rest]
+    # a URL may hold "=", which Hydra takes in quotes only
+    rest = [f"storage='{a[8:]}'" if a.startswith("storage=postgres") else a for a in rest]
     register_resolvers()
     job = Job(dry=dry, extend=extend, quiet=quiet)
 
@@ -263,7 +265,8 @@ def run_one(
         raise ConfigError(f"the configuration cannot be resolved: {e}") from e
     plan = build_plan(plain)
     view.checked(plan.meta)
-    store = TrialStore(folder, plan.evaluator.objectives, plan.meta, plan.axes)
+    objectives = plan.evaluator.objectives
+    store = TrialStore(folder, objectives, plan.meta, plan.axes, plain["storage"])
     try:
         _write_config(folder, plan, store)
         n_trials = plain["n_trials"]
