@@ -20,7 +20,7 @@ FLOORS = {
     "partial": 4, "budget": 4, "database": 4,
     "optimizers": 4, "evaluators": 4,
     "executors": 5, "report": 5, "card": 5, "mergekit": 5, "export": 5,
-    "study": 6, "zoo": 6,
+    "study": 6, "trackers": 6, "zoo": 6,
     "cli": 7,
 }  # fmt: skip
 FILES = sorted(ROOT.rglob("*.py"))

@@ -15,7 +15,7 @@ from evomerge.optimizers.random_search import Random
 from evomerge.racing import Racing
 from evomerge.run import Run
 from evomerge.store import TrialStore, open_run
-from evomerge.study import Study
+from evomerge.study import Observer, Study
 from evomerge.trial import Trial, TrialState
 from tests.fakes import AXES, DIM, OBJECTIVES, BoxSpace, FakeExecutor, recipe
 
@@ -45,6 +45,7 @@ def build(
     racing: Racing | None = None,
     budget: Budget | None = None,
     url: str | None = None,
+    observer: Observer | None = None,
 ) -> tuple[Study, TrialStore]:
     meta = {"fingerprint": {"seed": seed}, "pareto": pareto, "n_trials": n_trials}
     store = TrialStore(folder, OBJECTIVES, meta, AXES, url)
@@ -59,6 +60,7 @@ def build(
         n_finalists=2,
         racing=racing,
         budget=budget,
+        observer=observer,
     )
     return study, store
 

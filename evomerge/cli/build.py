@@ -32,11 +32,11 @@ Config = dict[str, Any]
 
 # Settings that change what a search costs or shows, never what it finds.
 NOT_SHAPING = (
-    "n_trials", "n_finalists", "budget", "executor", "device", "score_cache", "storage", "runs",
-    "run_name", "run_dir", "hydra",
+    "n_trials", "n_finalists", "budget", "executor", "device", "score_cache", "storage", "tracker",
+    "runs", "run_name", "run_dir", "hydra",
 )  # fmt: skip
 MODEL_KEYS = ("name", "base", "experts")
-_RUNTIME = {"problem", "objectives", "spec"}
+_RUNTIME = {"problem", "objectives", "spec", "folder", "meta"}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -95,6 +95,8 @@ def build_plan(config: Config) -> Plan:
             raise unknown_name("key of models", str(key), MODEL_KEYS)
     chosen = component_class("optimizer", config["optimizer"])  # a typo should not cost a hash
     component_class("executor", config["executor"])
+    if config.get("tracker"):
+        component_class("tracker", config["tracker"])
     experts = models.get("experts") or {}
     if isinstance(experts, Mapping):
         experts = {name: expert_folder(str(source)) for name, source in experts.items()}

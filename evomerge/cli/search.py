@@ -39,7 +39,7 @@ _OPTIONS = {
     "-sc": True, "--shell-completion": True,
 }  # fmt: skip
 _OPENED = (*(f"{section}." for section in OPEN), "space=")
-GROUPS = ("models", "optimizer", "evaluator", "executor", "objective", "racing")
+GROUPS = ("models", "optimizer", "evaluator", "executor", "objective", "racing", "tracker")
 
 
 def run_hydra(
@@ -256,6 +256,7 @@ def run_one(
     from evomerge.report.live import LiveView
     from evomerge.store import TrialStore, open_run
     from evomerge.study import Study
+    from evomerge.trackers import Both
 
     view = LiveView(quiet=quiet, name=name)
     view.say(f"run folder {folder}")
@@ -282,6 +283,8 @@ def run_one(
             return folder
         store.update_meta(ended="")
         executor = build_component("executor", plain["executor"], spec=_worker_spec(plan, dry=dry))
+        observer = Both(view, None if dry else _tracker(plan, folder))
+        finished = False
         try:
             study = Study(
                 space=plan.space,
@@ -294,7 +297,7 @@ def run_one(
                 budget=plan.budget,
                 racing=plan.racing,
                 view=lambda trials: plan.view(folder, trials),
-                observer=view,
+                observer=observer,
             )
             _say_note(plan, view)
             view.begin(
@@ -312,6 +315,7 @@ def run_one(
                 store.update_meta(finished=budget, ended=ended)
         finally:
             view.end()
+            observer.close(finished=finished)
             executor.close()
     finally:
         store.close()
@@ -320,6 +324,14 @@ def run_one(
         if not finished:
             raise KeyboardInterrupt  # also ends a sweep, and the exit code says so
     return folder
+
+
+def _tracker(plan: Plan, folder: Path) -> Any:
+    config = plan.config.get("tracker")
+    if not config:
+        return None
+    objectives = plan.evaluator.objectives
+    return build_component("tracker", config, folder=folder, objectives=objectives, meta=plan.meta)
 
 
 def _say_note(plan: Plan, view: LiveView) -> None:

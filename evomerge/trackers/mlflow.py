@@ -1,0 +1,113 @@
+"""MLflow: one MLflow run for each run folder, one step for each trial."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from evomerge.errors import ConfigError
+from evomerge.trial import Objective, Trial, TrialState
+
+_KEY, _TOLD = "evomerge.key", "evomerge.told"
+
+
+class Mlflow:
+    """Logs raw scores as ``SPLIT.OBJECTIVE`` and where the time went, with the trial's number.
+
+    A run that continues goes on in the same MLflow run, found by a tag that stands for its folder;
+    what was logged is not logged again.
+
+    Args:
+        folder: The run folder.
+        objectives: What is scored.
+        meta: See :attr:`evomerge.run.Run.meta`.
+        uri: Of the tracking server, or a database such as ``sqlite:///mlflow.db``; None: MLflow's
+            own choice (``MLFLOW_TRACKING_URI``).
+        experiment: MLflow's experiment; made where there is none.
+
+    Raises:
+        ConfigError: MLflow is not installed, or its server does not answer.
+    """
+
+    def __init__(
+        self,
+        *,
+        folder: Path,
+        objectives: Sequence[Objective],
+        meta: Mapping[str, Any],
+        uri: str | None = None,
+        experiment: str = "evomerge",
+    ) -> None:
+        try:
+            from mlflow import MlflowClient
+        except ImportError as e:
+            raise ConfigError("tracker=mlflow is an extra: pip install 'evomerge[mlflow]'.") from e
+        self._client = MlflowClient(tracking_uri=uri)
+        self._sign = {o.name: o.sign for o in objectives}
+        self._count = 0
+        try:
+            self._id, self._logged = self._find(str(folder.resolve()), experiment)
+            if self._logged == 0:
+                self._describe(meta)
+        except Exception as e:
+            raise ConfigError(f"tracker.uri: MLflow says: {str(e).strip()}") from e
+
+    def _describe(self, meta: Mapping[str, Any]) -> None:
+        space = meta["space"]
+        facts = {
+            "optimizer": meta["optimizer"],
+            "seed": meta["seed"],
+            "space": space["name"],
+            "method": space["method"],
+            "dim": space["dim"],
+            "models": meta["models"]["name"],
+        }
+        for name, value in facts.items():
+            self._client.log_param(self._id, name, value)
+
+    def _find(self, folder: str, experiment: str) -> tuple[str, int]:
+        """(MLflow's run id, trials that it holds), of a new run where there is none."""
+        found = self._client.get_experiment_by_name(experiment)
+        where = found.experiment_id if found else self._client.create_experiment(experiment)
+        key = hashlib.sha256(folder.encode()).hexdigest()[:32]  # MLflow cannot quote a path
+        runs = self._client.search_runs([where], f"tags.`{_KEY}` = '{key}'", max_results=1)
+        if runs:
+            run = runs[0]
+            self._client.update_run(run.info.run_id, status="RUNNING")
+            return run.info.run_id, int(run.data.tags.get(_TOLD, 0))
+        tags = {_KEY: key, "evomerge.folder": folder}
+        run = self._client.create_run(where, run_name=Path(folder).name, tags=tags)
+        return run.info.run_id, 0
+
+    def asked(self, n: int, seconds: float) -> None:
+        """Not logged."""
+
+    def phase(self, phase: str, total: int) -> None:
+        """Not logged."""
+
+    def started(self, trial: Trial) -> None:
+        """Not logged."""
+
+    def told(self, trial: Trial) -> None:
+        """Logs a trial in one request, unless an earlier sitting did."""
+        from mlflow.entities import Metric, RunTag
+
+        self._count += 1
+        if self._count <= self._logged:
+            return
+        values: dict[str, float] = {}
+        if trial.scores is not None and trial.state is TrialState.COMPLETE:
+            values = {
+                f"{trial.split}.{n}": self._sign[n] * v for n, v in trial.scores.values.items()
+            }
+            values |= {f"seconds.{n}": s for n, s in trial.scores.seconds.items()}
+        now = int(1000 * time.time())
+        metrics = [Metric(n, v, now, trial.number) for n, v in values.items()]
+        self._client.log_batch(self._id, metrics, tags=[RunTag(_TOLD, str(self._count))])
+
+    def close(self, *, finished: bool) -> None:
+        """Ends MLflow's run, which continues when the search does."""
+        self._client.set_terminated(self._id, "FINISHED" if finished else "KILLED")
