@@ -82,10 +82,7 @@ def run_hydra(
     except RuntimeError as e:
         if "Unknown plugin class" not in str(e):
             raise
-        raise ConfigError(
-            "this launcher is an extra: pip install 'evomerge[sweeps]' (and start no sweep from "
-            "an environment without it)."
-        ) from e
+        raise ConfigError("this launcher is an extra: pip install 'evomerge[sweeps]'.") from e
     finally:
         sys.argv = argv
     if job.mistakes:
@@ -282,8 +279,8 @@ def run_one(
             _report(open_run(folder), view, finished=True)
             return folder
         store.update_meta(ended="")
-        executor = build_component("executor", plain["executor"], spec=_worker_spec(plan, dry=dry))
         observer = Both(view, None if dry else _tracker(plan, folder))
+        executor = build_component("executor", plain["executor"], spec=_worker_spec(plan, dry=dry))
         finished = False
         try:
             study = Study(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -45,6 +46,8 @@ class Mlflow:
             from mlflow import MlflowClient
         except ImportError as e:
             raise ConfigError("tracker=mlflow is an extra: pip install 'evomerge[mlflow]'.") from e
+        # a server that is away is to cost a search seconds; MLflow's own choice is minutes
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         self._client = MlflowClient(tracking_uri=uri)
         self._sign = {o.name: o.sign for o in objectives}
         self._count = 0
