@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("evomerge: interrupted; the same command continues.", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        if sys.stdout is None or sys.stdout is not sys.__stdout__:
+        if sys.stdout is not sys.__stdout__:
             raise  # not the reader of our output, who may leave (`evomerge list spaces | head`)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
