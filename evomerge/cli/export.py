@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge.card import ModelCard, Result
-from evomerge.choose import pick
 from evomerge.errors import ConfigError
+from evomerge.pick import pick
 from evomerge.recipe import Recipe
 from evomerge.run import Run
 from evomerge.store import open_run
@@ -25,7 +25,7 @@ def export_trial(
 
     Args:
         folder: The run folder.
-        spec: Which trial, see :func:`evomerge.choose.pick`.
+        spec: Which trial, see :func:`evomerge.pick.pick`.
         out: Where to.
         options: Passed to :func:`evomerge.export.export`.
         verify: Whether to score what was written, see :mod:`evomerge.cli.verify`.

@@ -19,6 +19,7 @@ from evomerge.choose import finalists, front, is_reference, verdict
 from evomerge.compare import constraints_of, is_scored, scale_of, smallest_visible
 from evomerge.constraints import Constraints
 from evomerge.errors import ExportError
+from evomerge.luck import luck
 from evomerge.recipe import Recipe
 from evomerge.run import Run
 from evomerge.scale import Scale
@@ -35,8 +36,8 @@ def to_json(run: Run) -> dict[str, Any]:
         ``trials`` (one entry per trial and split: number, kind, split, state, label, recipe,
         scores {raw, normalised, mean, scalar, feasible, seconds}, stderr, error, attempt,
         copied_from; running ones last), ``front`` and ``finalists`` (trial numbers),
-        ``reference`` (label to number and mean per split), ``verdict``, ``objectives``,
-        ``documents``, ``scale``, ``smallest_visible``, ``running`` (how many), ``path`` and
+        ``reference`` (label to number and mean per split), ``verdict``, ``luck``
+        (:mod:`evomerge.luck`), ``objectives``, ``documents``, ``scale``, ``smallest_visible``, ``running`` (how many), ``path`` and
         ``meta``. Per-document scores and tensor names stay in the run folder.
     """
     scales = {split: scale_of(run, split) for split in SPLITS}
@@ -58,6 +59,7 @@ def to_json(run: Run) -> dict[str, Any]:
         "finalists": [t.number for t in finalists(run)],
         "reference": reference,
         "verdict": _verdict(run),
+        "luck": _luck(run),
         "objectives": [dataclasses.asdict(o) for o in run.objectives],
         "documents": run.meta.get("documents", {}),
         "scale": {split: dataclasses.asdict(scale) for split, scale in scales.items()},
@@ -210,6 +212,21 @@ def _trial(trial: Trial, run: Run, scale: Scale, bounds: Constraints) -> dict[st
         "error": trial.error if trial.state is TrialState.FAILED else None,
         "attempt": trial.attempt,
         "copied_from": trial.copied_from,
+    }
+
+
+def _luck(run: Run) -> dict[str, Any] | None:
+    """What of the search's gain is expected to be luck; None where nothing can be said."""
+    found = luck(run)
+    if found is None:
+        return None
+    return {
+        "trial": found.trial.number,
+        "rival": found.rival.name,
+        "gain": found.gain,
+        "luck": found.luck,
+        "expected": found.expected,
+        "sentence": found.sentence,
     }
 
 

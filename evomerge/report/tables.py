@@ -25,6 +25,7 @@ from evomerge.compare import (
     scale_of,
     smallest_visible,
 )
+from evomerge.luck import luck
 from evomerge.report.data import called, printable, raw, summary, table_split
 from evomerge.run import Run
 from evomerge.trial import Objective, Split, Trial, TrialState
@@ -365,6 +366,9 @@ def show(run: Run, console: Console | None = None) -> None:
     console.print()
     console.print(Text(printable(answer.headline), style="bold"))
     console.print(Text(printable(answer.sentence)))
+    chance = luck(run)
+    if chance is not None:
+        console.print(Text(printable(chance.sentence)))
     console.print()
     for name, value in facts(run):
         console.print(Text.assemble((f"{name:<13}", "dim"), value))
