@@ -37,8 +37,9 @@ def to_json(run: Run) -> dict[str, Any]:
         scores {raw, normalised, mean, scalar, feasible, seconds}, stderr, error, attempt,
         copied_from; running ones last), ``front`` and ``finalists`` (trial numbers),
         ``reference`` (label to number and mean per split), ``verdict``, ``luck``
-        (:mod:`evomerge.luck`), ``objectives``, ``documents``, ``scale``, ``smallest_visible``, ``running`` (how many), ``path`` and
-        ``meta``. Per-document scores and tensor names stay in the run folder.
+        (:mod:`evomerge.luck`), ``objectives``, ``documents``, ``scale``, ``smallest_visible``,
+        ``running`` (how many), ``path`` and ``meta``. Per-document scores and tensor names stay in
+        the run folder.
     """
     scales = {split: scale_of(run, split) for split in SPLITS}
     bounds = {split: constraints_of(run, split) for split in SPLITS}
