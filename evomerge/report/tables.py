@@ -185,7 +185,7 @@ def luck_table(run: Run, answer: Verdict) -> Table:
             f"{number(mean, sign=True)} on average over {len(found)} merges."
         )
     if (chance := luck(run)) is not None:
-        note = f"{note} {chance.sentence}".strip()
+        note = f"{note} {printable(chance.sentence)}".strip()
     return Table("luck", "How much was luck", note, columns, tuple(body))
 
 
