@@ -367,7 +367,7 @@ def show(run: Run, console: Console | None = None) -> None:
     console.print(Text(printable(answer.headline), style="bold"))
     console.print(Text(printable(answer.sentence)))
     chance = luck(run)
-    if chance is not None:
+    if chance is not None and chance.gain > 0:
         console.print(Text(printable(chance.sentence)))
     console.print()
     for name, value in facts(run):
