@@ -10,10 +10,13 @@ from evomerge.compare import constraints_of, is_scored, scale_of
 from evomerge.recipe import Recipe
 from evomerge.run import Run
 from evomerge.store import open_run as read_run
-from evomerge.trial import Split, Trial
+from evomerge.trial import SPLITS, Split, Trial
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from evomerge.constraints import Constraints
+    from evomerge.scale import Scale
 
 
 def open_run(path: Path | str) -> OpenedRun:
@@ -72,8 +75,9 @@ class OpenedRun:
         """
         import pandas as pd
 
-        rows = [self._row(t) for t in (*self.run.trials, *self.run.running)]
-        return pd.DataFrame(rows)
+        rulers = {s: (scale_of(self.run, s), constraints_of(self.run, s)) for s in SPLITS}
+        trials = (*self.run.trials, *self.run.running)
+        return pd.DataFrame([self._row(t, *rulers[t.split]) for t in trials])
 
     def front(self, split: Split = "search") -> pd.DataFrame:
         """The rows of :attr:`trials` that are on the Pareto front.
@@ -150,9 +154,8 @@ class OpenedRun:
         """
         return luck.luck(self.run)
 
-    def _row(self, trial: Trial) -> dict[str, Any]:
+    def _row(self, trial: Trial, scale: Scale, bounds: Constraints) -> dict[str, Any]:
         scores = trial.scores
-        scale = scale_of(self.run, trial.split)
         row: dict[str, Any] = {
             "number": trial.number,
             "kind": trial.kind,
@@ -166,7 +169,6 @@ class OpenedRun:
             row[f"{o.name} stderr"] = scores.stderr.get(o.name) if scores else float("nan")
         scored = scores is not None and is_scored(trial, scale.names)
         row["mean"] = scale.mean(scores.values) if scores and scored else float("nan")
-        bounds = constraints_of(self.run, trial.split)
         row["feasible"] = bounds.kept(scores.values) if scores and scored else False
         row["seconds"] = sum(scores.seconds.values()) if scores else float("nan")
         row["error"] = trial.error or ""

@@ -377,18 +377,25 @@ export(recipe, Path(sys.argv[2]), max_shard_size=20_000, dtype=sys.argv[3])
 """
 
 
-@pytest.fixture
-def killed(pool: ExpertPool, recipe: Recipe, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def remains(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The hidden folder of an export that was killed at its seventh tensor."""
-    file, place = tmp_path / "recipe.yaml", tmp_path / "place"
-    file.write_text(recipe.to_yaml())
+    folder = tmp_path_factory.mktemp("killed")
+    file, place = folder / "recipe.yaml", folder / "place"
+    file.write_text(random_recipe(open_family()).to_yaml())
     place.mkdir()
     command = [sys.executable, "-c", _KILLED, str(file), str(place / "out"), "bfloat16"]
     done = subprocess.run(command, capture_output=True)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
-    (remains,) = left(place)
-    assert remains.startswith(".out.")
-    return place / remains
+    (found,) = place.iterdir()
+    assert found.name.startswith(".out.")
+    return found
+
+
+@pytest.fixture
+def killed(remains: Path, tmp_path: Path) -> Path:
+    """The same in a place of this test's own."""
+    return Path(shutil.copytree(remains, tmp_path / "place" / remains.name))
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -502,7 +509,7 @@ def test_file_systems_without_locks(
     dead.mkdir()
     export(recipe, tmp_path / "out", pool=pool)
     assert "model.safetensors" in left(tmp_path / "out")
-    assert dead.exists(), "nobody can tell whether it is dead"
+    assert left(tmp_path) == [dead.name, "out"], "nobody can tell whether it is dead"
 
 
 # --------------------------------------------------------------------------- the models

@@ -88,3 +88,21 @@ def test_where_nothing_can_be_said() -> None:
         s.trial(1, {"a": (0.6, 0.1)}),
     ]
     assert luck(s.run(corpus, ONE)) is None, "no scores per document"
+
+
+def test_the_report_has_the_sentence_where_there_is_a_gain() -> None:
+    from evomerge.report.data import to_json
+    from evomerge.report.tables import text
+
+    run, _ = draw(3, 0.05)
+    worse = s.run([s.trial(0, {"a": np.full(80, 1.0)}, "reference", label="expert a"),
+                   s.trial(1, {"a": np.full(80, 0.5)})], ONE)  # fmt: skip
+    better = [dataclasses.replace(t, label="") if t.number else t for t in run.trials]
+    better[0] = s.trial(
+        0, {"a": run.trials[1].scores.per_example["a"] - 1}, "reference", label="base"
+    )
+    gained = s.run(better, ONE)
+    assert luck(gained).sentence in " ".join(text(gained, width=400).split())
+    assert to_json(gained)["luck"]["expected"] == pytest.approx(luck(gained).expected)
+    assert "expected to be luck" not in text(worse)
+    assert to_json(worse)["luck"]["gain"] < 0

@@ -33,8 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     bad job does not end the others of a sweep.
 
     Returns:
-        The exit code: 0, 2 for a user's mistake or models that cannot be merged, 130 after
-        Ctrl-C.
+        The exit code: 0, 1 where ``--verify`` found a difference, 2 for a user's mistake or models
+        that cannot be merged, 130 after Ctrl-C.
     """
     set_environment()
     arguments = list(sys.argv[1:] if argv is None else argv)

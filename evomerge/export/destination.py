@@ -127,6 +127,8 @@ def _take(folder: Path) -> tuple[Path, int]:
             fcntl.flock(lock, fcntl.LOCK_EX)
         except OSError:
             os.close(lock)
+            with contextlib.suppress(OSError):
+                folder.rmdir()
             alone = folder.with_name(folder.name.replace(_SUFFIX, f".{uuid.uuid4().hex}{_SUFFIX}"))
             alone.mkdir()
             return alone, -1

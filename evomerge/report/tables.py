@@ -184,7 +184,7 @@ def luck_table(run: Run, answer: Verdict) -> Table:
             "its own documents happen to favour; new documents take that part back: here "
             f"{number(mean, sign=True)} on average over {len(found)} merges."
         )
-    if (chance := luck(run)) is not None:
+    if (chance := luck(run)) is not None and chance.gain > 0:
         note = f"{note} {printable(chance.sentence)}".strip()
     return Table("luck", "How much was luck", note, columns, tuple(body))
 

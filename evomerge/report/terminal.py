@@ -54,7 +54,7 @@ def show(run: Run, console: Console | None = None) -> None:
     console.print()
     console.print(Text(printable(answer.headline), style="bold"))
     console.print(Text(printable(answer.sentence)))
-    if (chance := luck(run)) is not None:
+    if (chance := luck(run)) is not None and chance.gain > 0:
         console.print(Text(printable(chance.sentence)))
     console.print()
     for name, value in facts(run):
