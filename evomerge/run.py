@@ -23,11 +23,12 @@ class Run:
         trials: Finished trials of every kind and split, in told order.
         running: Trials that were started and not finished.
         meta: Plain data written when the run was created. Keys: ``optimizer`` (name), ``seed``,
-            ``n_trials`` (budget), ``space`` ({name, method, dim, names}), ``models`` ({base,
-            experts}: plain ModelRefs), ``scalarisation``, ``documents`` ({split: {objective:
-            n}}), ``stock`` ({split: stock ``lm_eval`` command line with ``{model}`` for the
-            checkpoint}), ``config`` (the resolved configuration), ``fingerprint``, ``created``
-            (ISO time), ``versions`` ({package: version}).
+            ``n_trials`` (budget), ``ended`` (what else ended the search, if anything), ``space``
+            ({name, method, dim, names}), ``models`` ({base, experts}: plain ModelRefs),
+            ``scalarisation``, ``documents`` ({split: {objective: n}}), ``stock`` ({split: stock
+            ``lm_eval`` command line with ``{model}`` for the checkpoint}), ``config`` (the
+            resolved configuration), ``fingerprint``, ``created`` (ISO time), ``versions``
+            ({package: version}).
     """
 
     path: Path

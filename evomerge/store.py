@@ -31,6 +31,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
+from evomerge.database import POINTER, DatabaseJournal, read_database
 from evomerge.errors import RunFolderError
 from evomerge.journal import RESULT, Batch, Contents, Entry, Journal, State, encode_ranges, read
 from evomerge.recipe import LayerGroup, ModelRef, Recipe
@@ -56,6 +57,8 @@ class TrialStore:
         meta: See :attr:`evomerge.run.Run.meta`. ``meta["fingerprint"]`` is a mapping of everything
             that shapes the search; a folder continues only under an equal one.
         axes: (name, low, high) of every searched axis, for display in Optuna's tools.
+        url: A PostgreSQL database for the journal (:mod:`evomerge.database`); None: a file, or
+            the database that the folder has.
 
     Raises:
         RunFolderError: Another driver holds the folder, it belongs to another configuration, or
@@ -68,18 +71,19 @@ class TrialStore:
         objectives: Sequence[Objective],
         meta: Mapping[str, Any],
         axes: Sequence[tuple[str, float, float]],
+        url: str | None = None,
     ) -> None:
         self.folder = folder
         self.objectives = tuple(objectives)
         self._searched = [o for o in self.objectives if o.search]
         self._axes, self._ranges = tuple(axes), encode_ranges(axes)
         (folder / "scores").mkdir(parents=True, exist_ok=True)
-        self._lock = _acquire(folder)
-        self._journal: Journal | None = None
+        self._lock: IO[str] | None = None
+        self._journal: Journal | DatabaseJournal | None = None
         try:
-            self._journal = Journal(folder / JOURNAL)
+            self._journal = journal = self._open(url)
             with _readable(folder):
-                found = _drop_unsynced(folder, self._journal, self._journal.read())
+                found = _drop_unsynced(folder, journal, journal.read())
             self._check(found.attrs.get(_SEARCH, {}).get("meta", {}), meta)
             self._take(found)
             with _writable(folder):
@@ -88,6 +92,18 @@ class TrialStore:
         except BaseException:
             self.close()
             raise
+
+    def _open(self, url: str | None) -> Journal | DatabaseJournal:
+        """Takes the folder's lock and its journal: a file, or where the pointer points."""
+        if url is None and not (self.folder / POINTER).is_file():
+            self._lock = _acquire(self.folder)
+            return Journal(self.folder / JOURNAL)
+        if (self.folder / JOURNAL).is_file():
+            raise RunFolderError(
+                f"{self.folder} has its journal in a file ({JOURNAL}), which is not moved into a "
+                "database. Leave storage out, or choose another run folder (run_dir=...)."
+            )
+        return DatabaseJournal(self.folder, url)
 
     def _take(self, found: Contents) -> None:
         """Reads off what is needed to go on."""
@@ -118,7 +134,7 @@ class TrialStore:
         plain: dict[str, Any] = json.loads(json.dumps(dict(meta)))
         plain["objectives"] = [dataclasses.asdict(o) for o in self.objectives]
         old = found.attrs.get(_SEARCH, {}).get("meta", {})
-        plain |= {k: old[k] for k in ("created", "finished", "note") if k in old}
+        plain |= {k: old[k] for k in ("created", "finished", "note", "ended") if k in old}
         names = (*found.studies, *(n for n in (_SEARCH, _FINALS) if n not in found.studies))
         self._studies = {name: i for i, name in enumerate(names)}
         with self._writing() as batch:
@@ -237,14 +253,20 @@ class TrialStore:
 
     def load(self) -> list[Trial]:
         """Finished trials of every split in told order, then those left RUNNING."""
-        found = read(self.folder / JOURNAL)
+        found = _read_journal(self.folder)
         return [*_told(found, self.folder), *_running(found)]
 
     def close(self) -> None:
         """Lets another driver have the folder."""
         if self._journal is not None:
             self._journal.close()
-        self._lock.close()
+        if self._lock is not None:
+            self._lock.close()
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is one that a search made."""
+    return (folder / JOURNAL).is_file() or (folder / POINTER).is_file()
 
 
 def open_run(path: Path | str) -> Run:
@@ -254,13 +276,13 @@ def open_run(path: Path | str) -> Run:
         RunFolderError: No run there, or a damaged journal.
     """
     folder = Path(path)
-    if not (folder / JOURNAL).is_file():
+    if not is_run(folder):
         raise RunFolderError(
             f"{folder} is no run folder: it has no {JOURNAL}. Run folders are made by "
             "`evomerge search`, by default below runs/."
         )
     with _readable(folder):
-        found = read(folder / JOURNAL)
+        found = _read_journal(folder)
     meta = found.attrs.get(_SEARCH, {}).get("meta")
     if not meta:
         raise RunFolderError(f"{folder} holds nothing yet: its search has only just begun.")
@@ -271,6 +293,12 @@ def open_run(path: Path | str) -> Run:
         running=tuple(_running(found)),
         meta=meta,
     )
+
+
+def _read_journal(folder: Path) -> Contents:
+    if (folder / POINTER).is_file():
+        return read_database(folder)
+    return read(folder / JOURNAL)
 
 
 @contextlib.contextmanager
@@ -314,7 +342,7 @@ def _acquire(folder: Path) -> IO[str]:
     return handle
 
 
-def _drop_unsynced(folder: Path, journal: Journal, found: Contents) -> Contents:
+def _drop_unsynced(folder: Path, journal: Journal | DatabaseJournal, found: Contents) -> Contents:
     """Cuts off results whose scores a power cut took: nobody was told of them.
 
     Only the last group that was written can be such; what came after it proves that it was synced.

@@ -16,6 +16,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from evomerge.budget import Budget
 from evomerge.choose import finalists, ranked
 from evomerge.errors import ConfigError, StudyError
 from evomerge.executors.base import Executor, Job
@@ -74,6 +75,7 @@ class Study:
             express them, their point.
         n_trials: Budget: search trials of the whole run, those of earlier sittings included.
         n_finalists: How many candidates are scored again on the select split.
+        budget: What else ends the search; None: nothing.
         racing: How search trials are raced; None: every one is asked all documents. References
             and finals always are.
         view: Builds a :class:`~evomerge.run.Run` of trials, for choosing the finalists.
@@ -91,6 +93,7 @@ class Study:
         n_trials: int,
         view: Callable[[Sequence[Trial]], Run],
         n_finalists: int = 5,
+        budget: Budget | None = None,
         racing: Racing | None = None,
         observer: Observer | None = None,
     ) -> None:
@@ -101,6 +104,7 @@ class Study:
         self._references = list(references)
         self._n_trials, self._n_finalists = n_trials, n_finalists
         self._view, self._observer, self._racing = view, observer, racing
+        self._budget = budget
         self._told: list[Trial] = []
         self._due: deque[Trial] = deque()
         self._pending: dict[tuple[int, Split], Trial] = {}
@@ -181,6 +185,9 @@ class Study:
         """Asks for as many points as there are free workers and starts them."""
         free = self._executor.capacity - len(self._pending)
         left = self._n_trials - self._n_search
+        if self._budget is not None and min(free, left) > 0:
+            allowed = self._budget.left(sum(t.kind == "search" for t in self._pending.values()))
+            left = left if allowed is None else min(left, allowed)
         if min(free, left) < 1:
             return False
         first = len(self._references) + self._n_search
@@ -244,6 +251,8 @@ class Study:
             if trial.state is TrialState.COMPLETE:
                 self._by_recipe.setdefault(trial.recipe.id, trial)
             self._optimizer.tell([trial])
+        if self._budget is not None:
+            self._budget.tell(trial)
         if self._observer:
             self._observer.told(trial)
         self._hopeful |= trial.kind == "search" and trial.state is not TrialState.FAILED

@@ -72,7 +72,9 @@ def test_the_wheel_holds_code_and_data_and_nothing_else(wheel) -> None:
     assert code <= names
     assert {"evomerge/report/web/page.css", "evomerge/report/web/page.js"} <= names
     assert "evomerge/methods/native.c" in names
-    assert all(n.startswith(("evomerge/", "evomerge-")) for n in names)
+    assert "hydra_plugins/evomerge_ray_launcher.py" in names
+    assert "hydra_plugins/__init__.py" not in names  # a namespace, which other packages share
+    assert all(n.startswith(("evomerge/", "evomerge-", "hydra_plugins/")) for n in names)
     assert not [n for n in names if n.endswith((".pyc", ".safetensors", ".log")) or "/runs/" in n]
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from evomerge.budget import Budget
 from evomerge.errors import StudyError
 from evomerge.optimizers.base import Problem
 from evomerge.optimizers.cma_es import CmaEs
@@ -42,9 +43,11 @@ def build(
     refs: list | None = None,
     seed: int = 3,
     racing: Racing | None = None,
+    budget: Budget | None = None,
+    url: str | None = None,
 ) -> tuple[Study, TrialStore]:
     meta = {"fingerprint": {"seed": seed}, "pareto": pareto, "n_trials": n_trials}
-    store = TrialStore(folder, OBJECTIVES, meta, AXES)
+    store = TrialStore(folder, OBJECTIVES, meta, AXES, url)
     study = Study(
         space=BoxSpace(),
         optimizer=OPTIMIZERS[optimizer](Problem(DIM, seed, SEARCHED, np.full(DIM, 0.5))),
@@ -55,6 +58,7 @@ def build(
         view=lambda trials: Run(folder, OBJECTIVES, tuple(trials), (), meta),
         n_finalists=2,
         racing=racing,
+        budget=budget,
     )
     return study, store
 

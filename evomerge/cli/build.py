@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge.cli.warm import warm_starts
+from evomerge.database import check_url
 from evomerge.errors import ConfigError, no_document_scores, unknown_name
 from evomerge.run import Run
 from evomerge.trial import SPLITS, Objective, Trial
 
 if TYPE_CHECKING:
+    from evomerge.budget import Budget
     from evomerge.evaluators.base import Evaluator
     from evomerge.experts import ExpertPool
     from evomerge.optimizers.base import Optimizer
@@ -30,8 +32,8 @@ Config = dict[str, Any]
 
 # Settings that change what a search costs or shows, never what it finds.
 NOT_SHAPING = (
-    "n_trials", "n_finalists", "executor", "device", "score_cache", "runs", "run_name", "run_dir",
-    "hydra",
+    "n_trials", "n_finalists", "budget", "executor", "device", "score_cache", "storage", "runs",
+    "run_name", "run_dir", "hydra",
 )  # fmt: skip
 MODEL_KEYS = ("name", "base", "experts")
 _RUNTIME = {"problem", "objectives", "spec"}
@@ -49,6 +51,7 @@ class Plan:
     references: list[tuple[str, Recipe, Vector | None]]
     meta: dict[str, Any]
     racing: Racing | None = None
+    budget: Budget | None = None
 
     @property
     def axes(self) -> list[tuple[str, float, float]]:
@@ -82,6 +85,8 @@ def build_plan(config: Config) -> Plan:
     _check_device(str(config["device"]), str(config["dtype"]))
     if not isinstance(config["score_cache"], bool):
         raise ConfigError(f"score_cache: expected true or false, got {config['score_cache']!r}.")
+    if config["storage"] is not None:
+        check_url(config["storage"])
     objectives = parse_objectives(config.get("objective") or {})
     spec = space_spec(config)
     models = config.get("models") or {}
@@ -118,7 +123,8 @@ def build_plan(config: Config) -> Plan:
         meta["warm_start"] = [{"label": label, "inside": x is not None} for label, _, x in warm]
         meta["fingerprint"]["warm_start"] = [recipe.id for _, recipe, _ in warm]
     references = [*reference_recipes(space, pool), *warm]
-    return Plan(config, pool, space, evaluator, optimizer, references, meta, racing)
+    budget = build_budget(config, evaluator, pareto=optimizer.pareto)
+    return Plan(config, pool, space, evaluator, optimizer, references, meta, racing, budget)
 
 
 def _integer(config: Config, key: str, low: int) -> int:
@@ -291,6 +297,33 @@ def build_racing(
     guiding = tuple(o for o in objectives if o.guides)
     _check_documents("racing", evaluator, guiding)
     return Racing(guiding, optimizer.pareto, str(config["scalarisation"]), **settings)
+
+
+def build_budget(config: Config, evaluator: Evaluator, *, pareto: bool) -> Budget | None:
+    """What ends the search besides its number of trials; None where nothing does.
+
+    Raises:
+        ConfigError: A limit out of range.
+        UnknownNameError: An unknown limit.
+    """
+    from evomerge.budget import Budget
+
+    limits = {k: v for k, v in (config.get("budget") or {}).items() if v is not None}
+    known = ("hours", "documents", "target", "patience")
+    for key in limits:
+        if key not in known:
+            raise unknown_name("setting of budget", str(key), known)
+    if not limits:
+        return None
+    counts = evaluator.documents("search")
+    tasks = {o.task: counts.get(o.name, 0) for o in evaluator.objectives if o.guides}
+    return Budget(
+        evaluator.objectives,
+        sum(tasks.values()),
+        pareto=pareto,
+        scalarisation=str(config["scalarisation"]),
+        **limits,
+    )
 
 
 def build_evaluator(

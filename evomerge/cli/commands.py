@@ -112,12 +112,14 @@ def hydra_mistake(error: Exception, arguments: Sequence[str] = ()) -> str | None
             where = "setting" + (f" of {'.'.join(parents)}" if parents else "")
             return str(unknown_name(where, key, keys))
     words = asked.replace("'", " ").replace('"', " ").split()
-    for group in sorted(p.name for p in resource_folder("conf").iterdir() if p.is_dir()):
+    conf = resource_folder("conf")
+    groups = (p.relative_to(conf).as_posix() for p in conf.rglob("*") if any(p.glob("*.yaml")))
+    for group in sorted(groups):
         wanted = next(
             (w.removeprefix(f"{group}/") for w in words if w.startswith(f"{group}/")), ""
         )
         if wanted:
-            known = [p.stem for p in (resource_folder("conf") / group).glob("*.yaml")]
+            known = [p.stem for p in (conf / group).glob("*.yaml")]
             return str(unknown_name(f"{group} option", wanted.rstrip("."), known))
     detail = " ".join(line.strip() for line in text.splitlines()[1:3])
     return f"{asked} {detail}".strip()
@@ -133,13 +135,14 @@ def _keys(parents: Sequence[str], arguments: Sequence[str]) -> set[str]:
     from evomerge.resources import resource_folder
 
     conf = resource_folder("conf")
+    plain = yaml.safe_load((conf / "own.yaml").read_text())
     if not parents:
-        return {*yaml.safe_load((conf / "own.yaml").read_text())} - {"defaults", "hydra"} | {
-            p.name for p in conf.iterdir() if p.is_dir()
-        }
+        return {*plain, *(p.name for p in conf.iterdir() if p.is_dir())} - {"defaults", "hydra"}
     if len(parents) > 1:
         return set()
     group = parents[0]
+    if isinstance(plain.get(group), dict):
+        return set(plain[group])
     chosen = {
         n for a in arguments if a.startswith(f"{group}=") for n in a[len(group) + 1 :].split(",")
     }

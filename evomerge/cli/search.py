@@ -66,23 +66,10 @@ def run_hydra(
         rest.remove(files[0])
         name = _register(Path(files[0]))
     rest = [f"++{a}" if a.startswith(_OPENED) else a for a in rest]
+    # a URL may hold "=", which Hydra takes in quotes only
+    rest = [f"storage='{a[8:]}'" if a.startswith("storage=postgres") else a for a in rest]
     register_resolvers()
-    folders: list[Path] = []
-
-    mistakes: list[EvomergeError] = []
-
-    def job(config: DictConfig) -> str:
-        hydra_config = HydraConfig.get()
-        folder = Path(hydra_config.runtime.output_dir)
-        try:
-            folders.append(run_one(config, folder, dry=dry, extend=extend, quiet=quiet))
-        except EvomergeError as e:
-            if hydra_config.mode is not RunMode.RUN:
-                raise  # a sweep goes on with its other jobs and raises the first error at its end
-            with contextlib.suppress(OSError):
-                folder.rmdir()  # made by Hydra, and still empty
-            mistakes.append(e)  # out of Hydra's sight, which would print its own words first
-        return str(folder)
+    job = Job(dry=dry, extend=extend, quiet=quiet)
 
     argv = sys.argv
     sys.argv = ["evomerge search", *rest]
@@ -92,11 +79,65 @@ def run_hydra(
     except SystemExit as e:  # Hydra's --help
         if e.code:
             raise
+    except RuntimeError as e:
+        if "Unknown plugin class" not in str(e):
+            raise
+        raise ConfigError(
+            "this launcher is an extra: pip install 'evomerge[sweeps]' (and start no sweep from "
+            "an environment without it)."
+        ) from e
     finally:
         sys.argv = argv
-    if mistakes:
-        raise mistakes[0]
-    return folders
+    if job.mistakes:
+        raise job.mistakes[0]
+    return job.folders
+
+
+class Job:
+    """What Hydra runs: one study, or one of a sweep, in this process or in a launcher's.
+
+    Args:
+        dry: See :func:`run_hydra`.
+        extend: See :func:`run_hydra`.
+        quiet: See :func:`run_hydra`.
+
+    Attributes:
+        folders: Of the studies that ran in this process.
+        mistakes: What the user got wrong, outside of sweeps.
+    """
+
+    def __init__(self, *, dry: bool, extend: int | None, quiet: bool) -> None:
+        self.dry, self.extend, self.quiet = dry, extend, quiet
+        self.folders: list[Path] = []
+        self.mistakes: list[EvomergeError] = []
+        self._sent = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Job._arrive, (self.dry, self.extend, self.quiet)
+
+    @staticmethod
+    def _arrive(dry: bool, extend: int | None, quiet: bool) -> Job:
+        """In a launcher's process, where Hydra composes the configuration before it calls us."""
+        register_resolvers()
+        job = Job(dry=dry, extend=extend, quiet=quiet)
+        job._sent = True
+        return job
+
+    def __call__(self, config: DictConfig) -> str:
+        """Runs the study; its folder."""
+        hydra_config = HydraConfig.get()
+        folder = Path(hydra_config.runtime.output_dir)
+        name = folder.name if self._sent else ""
+        settings: Any = {"dry": self.dry, "extend": self.extend, "quiet": self.quiet}
+        try:
+            self.folders.append(run_one(config, folder, name=name, **settings))
+        except EvomergeError as e:
+            if hydra_config.mode is not RunMode.RUN:
+                raise  # a sweep goes on with its other jobs and raises the first error at its end
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # made by Hydra, and still empty
+            self.mistakes.append(e)  # out of Hydra's sight, which would print its own words first
+        return str(folder)
 
 
 def _is_file(argument: str) -> bool:
@@ -191,9 +232,23 @@ def _register(path: Path) -> str:
 
 
 def run_one(
-    config: DictConfig, folder: Path, *, dry: bool, extend: int | None, quiet: bool
+    config: DictConfig,
+    folder: Path,
+    *,
+    dry: bool,
+    extend: int | None,
+    quiet: bool,
+    name: str = "",
 ) -> Path:
     """Runs one study in one folder.
+
+    Args:
+        config: The configuration.
+        folder: The run folder.
+        dry: See :func:`run_hydra`.
+        extend: See :func:`run_hydra`.
+        quiet: See :func:`run_hydra`.
+        name: What its lines begin with, where several studies share the terminal.
 
     Raises:
         EvomergeError: Whatever stops it.
@@ -202,7 +257,7 @@ def run_one(
     from evomerge.store import TrialStore, open_run
     from evomerge.study import Study
 
-    view = LiveView(quiet=quiet)
+    view = LiveView(quiet=quiet, name=name)
     view.say(f"run folder {folder}")
     try:
         plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
@@ -210,7 +265,8 @@ def run_one(
         raise ConfigError(f"the configuration cannot be resolved: {e}") from e
     plan = build_plan(plain)
     view.checked(plan.meta)
-    store = TrialStore(folder, plan.evaluator.objectives, plan.meta, plan.axes)
+    objectives = plan.evaluator.objectives
+    store = TrialStore(folder, objectives, plan.meta, plan.axes, plain["storage"])
     try:
         _write_config(folder, plan, store)
         n_trials = plain["n_trials"]
@@ -218,11 +274,13 @@ def run_one(
         if extend is not None:
             n_trials = have + extend
         store.update_meta(n_trials=max(n_trials, have))
-        budget = [max(n_trials, have), plain["n_finalists"]]
-        if not dry and store.meta.get("finished") == budget:
+        limits = {k: v for k, v in (plain["budget"] or {}).items() if v is not None}
+        budget = [max(n_trials, have), plain["n_finalists"], *([limits] if limits else [])]
+        if not dry and extend is None and store.meta.get("finished") == budget:
             view.say("this search is finished; --extend N adds trials")
             _report(open_run(folder), view, finished=True)
             return folder
+        store.update_meta(ended="")
         executor = build_component("executor", plain["executor"], spec=_worker_spec(plan, dry=dry))
         try:
             study = Study(
@@ -233,6 +291,7 @@ def run_one(
                 references=plan.references,
                 n_trials=n_trials,
                 n_finalists=plain["n_finalists"],
+                budget=plan.budget,
                 racing=plan.racing,
                 view=lambda trials: plan.view(folder, trials),
                 observer=view,
@@ -249,7 +308,8 @@ def run_one(
                 finished = study.run(dry=dry)
             store.update_meta(note=getattr(plan.optimizer, "note", ""))
             if finished:
-                store.update_meta(finished=budget)
+                ended = plan.budget.spent() if plan.budget is not None else ""
+                store.update_meta(finished=budget, ended=ended)
         finally:
             view.end()
             executor.close()
@@ -327,7 +387,7 @@ def _report(run: Run, view: LiveView, *, finished: bool) -> None:
     from evomerge.report.picture import write_png
     from evomerge.report.terminal import show
 
-    if not view.quiet:
+    if not view.quiet and not view.name:
         show(run)
     write_html(run, run.path / "report.html")
     write_png(run, run.path / "front.png")

@@ -13,6 +13,8 @@ def divide(
     workers: int | None,
     cpus: int | None,
     gpus: float | None,
+    *,
+    share: int = 1,
 ) -> tuple[int, int, float]:
     """Fills in the settings that are null, and refuses what could never be scheduled.
 
@@ -23,6 +25,7 @@ def divide(
         cpus: Cores per worker; None for an equal share of all.
         gpus: GPUs per worker, a share or a whole number; None for one where there are any and
             ``device`` is not the CPU.
+        share: How many studies divide the cluster among themselves.
 
     Returns:
         Workers, and the CPU cores and GPUs of each.
@@ -39,10 +42,10 @@ def divide(
             f"executor.gpus_per_worker: expected a share in [0, 1] or a whole number, got {gpus}."
         )
     if workers is None:
-        workers = max(1, _room(nodes, cpus or (0 if gpus else 1), gpus))
+        workers = max(1, _room(nodes, cpus or (0 if gpus else 1), gpus) // share)
     if cpus is None:
-        shares = range(n_cpus // workers, 0, -1)
-        cpus = next((c for c in shares if _room(nodes, c, gpus) >= workers), 1)
+        shares = range(n_cpus // (workers * share), 0, -1)
+        cpus = next((c for c in shares if _room(nodes, c, gpus) >= workers * share), 1)
     room = _room(nodes, cpus, gpus)
     if workers > room:
         raise ConfigError(

@@ -91,6 +91,8 @@ class RayExecutor:
             cluster has GPUs and ``device`` is not the CPU, else 0.
         cpus_per_worker: CPU cores per worker, which become its torch threads; null: all cores
             divided among the workers.
+        share: How many studies divide the machine or cluster among themselves (a sweep); what is
+            null above is then a share of it.
         max_attempts: How many workers a trial may lose before it is FAILED.
         trial_timeout: Seconds after which a trial's worker is killed as hung; null: never.
         start_timeout: Seconds to wait for a worker when there is none.
@@ -107,11 +109,13 @@ class RayExecutor:
         workers: int | None = None,
         gpus_per_worker: float | None = None,
         cpus_per_worker: int | None = None,
+        share: int = 1,
         max_attempts: int = 3,
         trial_timeout: float | None = None,
         start_timeout: float = 600.0,
     ) -> None:
-        _at_least_1(workers=workers, cpus_per_worker=cpus_per_worker, max_attempts=max_attempts)
+        _at_least_1(workers=workers, cpus_per_worker=cpus_per_worker, share=share)
+        _at_least_1(max_attempts=max_attempts)
         _positive(trial_timeout=trial_timeout, start_timeout=start_timeout)
         if spec.device.startswith("cuda:"):
             raise ConfigError(
@@ -125,10 +129,12 @@ class RayExecutor:
         self._finished: list[Trial] = []
         self._lost: Counter[tuple[int, str]] = Counter()  # workers, by trial
         self._said: set[str] = set()
-        self._ray, self._ours = _start_ray(address)
+        self._ray, self._ours = start_ray(address)
         try:
             nodes = [n["Resources"] for n in self._ray.nodes() if n["Alive"]]
-            n, cpus, gpus = divide(nodes, spec.device, workers, cpus_per_worker, gpus_per_worker)
+            n, cpus, gpus = divide(
+                nodes, spec.device, workers, cpus_per_worker, gpus_per_worker, share=share
+            )
             device = "cpu" if spec.device == "auto" and not gpus else spec.device
             spec = dataclasses.replace(spec, threads=cpus, device=device)
             self._spec = self._ray.put(spec)
@@ -291,8 +297,16 @@ class RayExecutor:
             self._ours = False
 
 
-def _start_ray(address: str | None) -> tuple[Any, bool]:
-    """Ray, and whether it was started or connected to here."""
+def start_ray(address: str | None, *, log_to_driver: bool = False) -> tuple[Any, bool]:
+    """Ray, and whether it was started or connected to here.
+
+    Args:
+        address: Of a running cluster (``"auto"`` finds one); None starts Ray on this machine.
+        log_to_driver: Whether what tasks and actors print is printed here.
+
+    Raises:
+        ConfigError: No cluster at the address.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
@@ -303,7 +317,7 @@ def _start_ray(address: str | None) -> tuple[Any, bool]:
         ray.init(
             address=address or "local",  # None would join any cluster that runs on this machine
             include_dashboard=None if address else False,
-            log_to_driver=False,
+            log_to_driver=log_to_driver,
             logging_level=logging.ERROR,
         )
     except ConnectionError as e:

@@ -28,13 +28,16 @@ class LiveView:
 
     Args:
         quiet: Print nothing at all.
+        name: Of a run that shares the terminal with others: its lines begin with it, and there is
+            no display that others would tear.
     """
 
-    def __init__(self, *, quiet: bool = False) -> None:
+    def __init__(self, *, quiet: bool = False, name: str = "") -> None:
         from rich.console import Console
 
-        self.console = Console(stderr=True, quiet=quiet, highlight=False)
-        self.quiet = quiet
+        plain = False if name else None
+        self.console = Console(stderr=True, quiet=quiet, highlight=False, force_terminal=plain)
+        self.quiet, self.name = quiet, name
         self._began = time.monotonic()
         self._display: Any = None
         self._phase = "starting"
@@ -59,7 +62,8 @@ class LiveView:
         from rich.text import Text
 
         stamp = f"[{time.monotonic() - self._began:5.1f} s] "
-        self.console.print(Text(stamp, style="dim") + Text(printable(text)), soft_wrap=True)
+        name = f"{self.name}: " if self.name else ""
+        self.console.print(Text(name + stamp, style="dim") + Text(printable(text)), soft_wrap=True)
 
     def checked(self, meta: Mapping[str, Any]) -> None:
         """Says what was found before the workers start."""

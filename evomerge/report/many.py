@@ -16,6 +16,7 @@ from evomerge.report.data import printable
 from evomerge.report.progress import Progress, progress
 from evomerge.run import Run
 from evomerge.scale import Scale
+from evomerge.store import is_run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,8 +193,7 @@ def run_folders(paths: Sequence[Path]) -> list[Path]:
     """
     found: dict[Path, None] = {}
     for path in paths:
-        inside = sorted(p.parent for p in path.glob("**/journal.log")) if path.is_dir() else []
-        own = (path / "journal.log").is_file()
-        for folder in [path] if own or not inside else inside:
+        inside = sorted({p.parent for p in path.glob("**/journal.*") if is_run(p.parent)})
+        for folder in [path] if is_run(path) or not inside else inside:
             found.setdefault(folder)
     return list(found)

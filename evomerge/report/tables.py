@@ -366,6 +366,8 @@ def progress(run: Run) -> str:
     done = sum(t.kind == "search" and t.split == "search" for t in run.trials)
     budget = run.meta.get("n_trials")
     words = f"{done} of {budget} trials" if isinstance(budget, int) else f"{done} trials"
+    ended = run.meta.get("ended") if isinstance(budget, int) and done < budget else ""
+    words += f": {ended}" if ended else ""
     failed = sum(t.state is TrialState.FAILED for t in run.trials)
     pruned = sum(t.state is TrialState.PRUNED for t in run.trials)
     words += f", {len(run.running)} running" if run.running else ""

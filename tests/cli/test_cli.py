@@ -54,6 +54,8 @@ def edit(folder: Path, change) -> None:
         ("optimizer.sigma=1", "unknown setting of optimizer 'sigma'. Did you mean 'sigma0'"),
         ("+optimizer.sigm0=1", "Did you mean 'sigma0'"),
         ("optimizer.sigma0=-1", "sigma0"),
+        ("budget.patients=3", "unknown setting of budget 'patients'. Did you mean 'patience'"),
+        ("budget.hours=0", "budget.hours: expected a number > 0 or null"),
         ("n_trails=3", "unknown setting 'n_trails'. Did you mean 'n_trials'"),
         ("search_space=blockwis", "unknown search space 'blockwis'. Did you mean 'blockwise'"),
         ("space.method=task_aritmetic", "unknown merge method 'task_aritmetic'. Did you mean"),
@@ -227,6 +229,20 @@ def test_folder_of_another_configuration(project, capsys) -> None:
     config = (project / "here" / "config.yaml").read_text()
     assert "another configuration" in fails(capsys, *SEARCH, "run_dir=here", "seed=1")
     assert (project / "here" / "config.yaml").read_text() == config
+
+
+def test_no_progress_ends_a_search_and_more_patience_continues_it(project, capsys) -> None:
+    settings = [*SEARCH, "n_trials=40", "optimizer=random"]
+    assert main([*settings, "budget.patience=2"]) == 0
+    run = open_run(only_run(project))
+    few = sum(t.kind == "search" for t in run.trials)
+    assert few < 40
+    assert run.meta["ended"] == "no progress for 2 trials (budget.patience)"
+    assert f"{few} of 40 trials: no progress for 2 trials" in capsys.readouterr().out
+    assert main([*settings, "budget.patience=2"]) == 0
+    assert "this search is finished" in capsys.readouterr().err
+    assert main([*settings, "budget.patience=3"]) == 0
+    assert sum(t.kind == "search" for t in open_run(only_run(project)).trials) > few
 
 
 def test_sweep_makes_two_runs_and_continues_them(project, capsys) -> None:

@@ -36,3 +36,16 @@ def test_division_of_a_cluster(nodes, where, workers, cpus, gpus, expected) -> N
             divide(nodes, where, workers, cpus, gpus)
     else:
         assert divide(nodes, where, workers, cpus, gpus) == expected
+
+
+@pytest.mark.parametrize(
+    ("nodes", "share", "expected"),
+    [
+        ([{"CPU": 8}], 2, (4, 1, 0)),
+        ([NODE, NODE], 2, (2, 4, 1)),
+        ([NODE], 2, (1, 4, 1)),
+        ([{"CPU": 2}], 3, (1, 1, 0)),
+    ],
+)
+def test_studies_that_share_a_cluster_get_equal_parts(nodes, share, expected) -> None:
+    assert divide(nodes, "auto", None, None, None, share=share) == expected
