@@ -265,7 +265,7 @@ def _inflation(fit: _Fit, residuals: Array, inner: Array, doubt: float) -> float
 
     The own scale is the larger of two: of the residuals under Sigma, and of what the fit leaves of
     them as noise, on the degrees of freedom left (Hastie & Tibshirani 1990, section 3.5).
-    ``inner`` are their products with the rows, in the basis; ``doubt`` is one square more.
+    ``inner``: the residuals' products with the rows, in the basis; ``doubt``: one square more.
     """
     trials, k, square = fit.space.trials, len(residuals), float(residuals @ residuals)
     used = fit.damping * fit.space.eigenvalues
