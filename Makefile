@@ -29,8 +29,12 @@ install: $(INSTALLED)
 demo: install
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/demo.sh
 
+# In two halves at once, which takes about as long as the longer one on two cores.
+HALF := tests/evaluators tests/methods tests/optimizers tests/simulation
 test: install
-	$(BIN)/python -m pytest
+	@log=$$(mktemp) && { $(BIN)/python -m pytest $(HALF) >$$log 2>&1 & half=$$!; \
+	$(BIN)/python -m pytest $(addprefix --ignore=,$(HALF)); rest=$$?; \
+	wait $$half; status=$$?; echo "== $(HALF)"; cat $$log; rm $$log; exit $$((status + rest)); }
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow

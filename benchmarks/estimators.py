@@ -68,7 +68,7 @@ def conditioning(history: Array, seen: Mask, values: Array) -> tuple[Array, Arra
     """`evomerge.estimate`."""
     del seen
     found = [estimate(history, row) for row in values]
-    return np.array([e.mean for e in found]), np.array([e.stderr for e in found])
+    return np.array([e.mean for e in found]), np.array([e.half90 for e in found]) / 1.6449
 
 
 def anchors(history: Array, k: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:

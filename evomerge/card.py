@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from evomerge.recipe import Recipe
+from evomerge.recipe import ModelRef, Recipe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +50,7 @@ class ModelCard:
         commands: Command lines that measure the results again with the stock harness;
             ``{model}`` stands for the checkpoint.
         license: SPDX or hub identifier; left out when empty.
+        files: What the commands read: copied beside the card, and named there without folder.
     """
 
     title: str = ""
@@ -56,6 +58,25 @@ class ModelCard:
     results: tuple[Result, ...] = ()
     commands: tuple[str, ...] = ()
     license: str = ""
+    files: tuple[Path, ...] = ()
+
+
+def published(recipe: Recipe) -> Recipe:
+    """The recipe as strangers may see it: of a local folder its name only; hub ids stay.
+
+    Models are known by the sha256 of their weights, so the recipe keeps its id.
+    """
+
+    def place(ref: ModelRef) -> ModelRef:
+        if _is_hub_id(ref.path):
+            return ref
+        return dataclasses.replace(ref, path=Path(ref.path).expanduser().name or ref.name)
+
+    return dataclasses.replace(
+        recipe,
+        models=tuple(map(place, recipe.models)),
+        base=place(recipe.base) if recipe.base else None,
+    )
 
 
 def render_card(
@@ -78,8 +99,10 @@ def render_card(
         dtype: What the weights were written in; ``"auto"``: as the base.
 
     Returns:
-        Markdown with YAML front matter.
+        Markdown with YAML front matter. A card is published, so of every local folder it holds
+        the name only.
     """
+    recipe = published(recipe)
     title = card.title or name
     front = yaml.safe_dump(_front_matter(recipe, card, title), sort_keys=False, allow_unicode=True)
     parts = [f"---\n{front}---\n", f"# {_line(title)}\n"]
@@ -156,11 +179,24 @@ def _reproduce_section(card: ModelCard, mergekit_note: str, dtype: str) -> str:
     commands = [f"evomerge merge recipe.yaml --out MERGED{written}"]
     if not mergekit_note:
         commands.append("mergekit-yaml mergekit.yaml MERGED   # the same with mergekit")
-    commands += [c.replace("{model}", "MERGED") for c in card.commands]
+    commands += [_portable(c).replace("{model}", "MERGED") for c in card.commands]
     text = "## How to reproduce\n\n```sh\n" + "\n".join(commands) + "\n```\n"
     if mergekit_note:
         text += f"\nThere is no `mergekit.yaml`: {_line(mergekit_note)}\n"
     return text
+
+
+def _portable(command: str) -> str:
+    """A command line without the folders of this machine: of an absolute path its last part."""
+
+    def name(match: re.Match[str]) -> str:
+        return match.group(1) + Path(match.group(2)).name
+
+    lines = command.split("\n")
+    return "\n".join(
+        shlex.join(re.sub(r"""(^|[=,"])(~?/[^,"]*)""", name, word) for word in shlex.split(line))
+        for line in lines
+    )
 
 
 def _line(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Picking trials: who is scored again, what is exported, and whether to merge at all."""
+"""Choosing among trials: who is scored again, what is best, and whether to merge at all."""
 
 from __future__ import annotations
 
@@ -12,13 +12,10 @@ import numpy.typing as npt
 from evomerge import pareto
 from evomerge.compare import Difference, constraints_of, is_scored, paired_mean, scale_of
 from evomerge.constraints import Constraints
-from evomerge.errors import ConfigError, UnknownNameError, unknown_name
+from evomerge.errors import ConfigError
 from evomerge.run import Run
 from evomerge.scale import BASE, EXPERT, Scale
 from evomerge.trial import Kind, Split, Trial, TrialState, value_matrix
-
-SPECS = ("best", "knee", "trial=N", "weights=OBJECTIVE:W,OBJECTIVE:W")
-"""What :func:`pick` understands."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,49 +138,16 @@ def finalists(run: Run, n: int = 5) -> list[Trial]:
         left = [t for t in candidates if t not in chosen]
         if not left:
             left = [t for t in best if t not in chosen][:1]
-        gaps = _normalised(left, scale)[:, None, :] - _normalised(chosen, scale)[None, :, :]
+        gaps = normalised(left, scale)[:, None, :] - normalised(chosen, scale)[None, :, :]
         nearest = np.linalg.norm(gaps, axis=-1).min(axis=1)
         chosen.append(left[int(nearest.argmax())])
     return ranked(chosen, scale, bounds)
 
 
-def pick(run: Run, spec: str) -> Trial:
-    """The trial that a user asks for.
-
-    Args:
-        run: Any run, finished or not.
-        spec: ``best``: highest scalarised score on the select documents among the finalists
-            that were scored there, else on the search documents; bounds come first. Merges only,
-            reference merges such as the uniform average among them: a single expert can be used
-            as it is, and :func:`verdict` says when it should be. ``knee``: the best trade-off
-            of the front. ``weights=math:2,code:1``: the front's highest weighted sum of
-            normalised scores. ``trial=17``: that one.
-
-    Returns:
-        The trial as it was scored during the search; never a FAILED one.
-
-    Raises:
-        ConfigError: A spec that makes no sense, or a run with nothing to pick.
-        UnknownNameError: An unknown spec, objective or trial.
-    """
-    key, equals, value = spec.strip().partition("=")
-    if key == "trial" and equals:
-        return _numbered(run, value)
-    if key == "weights" and equals:
-        return _weighted(run, value)
-    if spec.strip() == "best":
-        return _original(run, _best(run))
-    if spec.strip() == "knee":
-        scale, members = scale_of(run, "search"), _merged_front(run)
-        return members[int(pareto.knee(_normalised(members, scale)))]
-    hint = f"To export trial {key}, ask for trial={key}." if key.isdecimal() else ""
-    raise unknown_name("pick", spec, SPECS, hint)
-
-
 def verdict(run: Run) -> Verdict:
     """Whether to merge, and what: the one sentence that a user came for.
 
-    The best merge (what ``pick(run, "best")`` returns) is compared with the best single expert,
+    The best merge (what ``--pick best`` exports) is compared with the best single expert,
     the base and the other reference points on the test documents; where those were not scored, on
     the search documents, and the sentence says so. The rival is the one that looks best on these
     very documents, which never flatters the merge.
@@ -196,13 +160,13 @@ def verdict(run: Run) -> Verdict:
     """
     done = _finished(run)
     try:
-        best = _best(run)
+        best = best_merge(run)
     except ConfigError:
         failed = run.trials and all(t.state is TrialState.FAILED for t in run.trials)
         headline = "Every trial failed" if failed else "Nothing merged yet"
         return Verdict("none", headline, _why_nothing(run), "search", finished=done)
     split: Split = "search"
-    trial = _original(run, best)
+    trial = original(run, best)
     for other in run.complete("test"):
         if other.number == best.number and any(is_single(t) for t in run.complete("test")):
             split, trial = "test", other
@@ -333,34 +297,43 @@ def _non_dominated(trials: Sequence[Trial], names: Sequence[str]) -> list[Trial]
     return [t for t, keep in zip(trials, mask, strict=True) if keep]
 
 
-def _normalised(trials: Sequence[Trial], scale: Scale) -> npt.NDArray[np.float64]:
+def normalised(trials: Sequence[Trial], scale: Scale) -> npt.NDArray[np.float64]:
     """(n, m) normalised scores."""
     zero, unit = np.array(scale.zero), np.array(scale.unit)
     normalised: npt.NDArray[np.float64] = (value_matrix(trials, scale.names) - zero) / unit
     return normalised
 
 
-def _best(run: Run) -> Trial:
-    """The best merge, as scored where the choice is made."""
-    merges = [t for t in run.complete("select") if not is_single(t)]
-    chosen = ranked(merges, scale_of(run, "select"), constraints_of(run, "select"))
+def best_merge(run: Run) -> Trial:
+    """The best merge, as scored where the choice is made.
+
+    Raises:
+        ConfigError: No merge was scored.
+    """
+    again = [t for t in run.complete("select") if not is_single(t)]
+    chosen = ranked(again, scale_of(run, "select"), constraints_of(run, "select"))
     if not any(not is_reference(t) for t in chosen):
-        chosen = ranked(_merges(run), scale_of(run, "search"), constraints_of(run, "search"))
+        chosen = ranked(merges(run), scale_of(run, "search"), constraints_of(run, "search"))
     if not chosen:
         raise _nothing(run)
     return chosen[0]
 
 
-def _merges(run: Run) -> list[Trial]:
+def merges(run: Run) -> list[Trial]:
+    """The merges that the search scored, references among them, the first of every recipe."""
     return [t for t in run.complete("search") if t.copied_from is None and not is_single(t)]
 
 
-def _merged_front(run: Run) -> list[Trial]:
-    """The merges on the front; where single models hold all of it, the front among merges."""
+def merged_front(run: Run) -> list[Trial]:
+    """The merges on the front; where single models hold all of it, the front among merges.
+
+    Raises:
+        ConfigError: No merge was scored.
+    """
     names = [o.name for o in run.searched]
     members = [t for t in front(run) if not is_single(t)]
     if not members:
-        scored = [t for t in _merges(run) if is_scored(t, names)]
+        scored = [t for t in merges(run) if is_scored(t, names)]
         members = _non_dominated(feasible(scored, constraints_of(run, "search")), names)
     if not members:
         raise _nothing(run)
@@ -394,62 +367,9 @@ def reason(trial: Trial) -> str:
     return lines[-1] if lines else "no reason given"
 
 
-def _original(run: Run, trial: Trial) -> Trial:
+def original(run: Run, trial: Trial) -> Trial:
     """The same recipe as it was scored during the search, where it was."""
     for other in run.complete("search"):
         if other.number == trial.number:
             return other
     return trial
-
-
-def _numbered(run: Run, text: str) -> Trial:
-    """``trial=N``."""
-    if not text.strip().isdecimal():
-        raise ConfigError(f"trial={text}: expected a trial number, as in trial=17.")
-    number = int(text)
-    found = [t for t in (*run.trials, *run.running) if t.number == number]
-    if not found:
-        numbers = [t.number for t in (*run.trials, *run.running)]
-        known = f"{min(numbers)} to {max(numbers)}" if numbers else "no trials"
-        raise UnknownNameError(
-            f"unknown trial {number}; {run.path} has {known}. See `evomerge report {run.path}`."
-        )
-    trial = next((t for t in found if t.split == "search"), found[0])
-    if trial.state is TrialState.FAILED:
-        raise ConfigError(
-            f"trial {number} failed ({reason(trial)}); expected a COMPLETE one, such as "
-            "--pick best."
-        )
-    if trial.state is TrialState.RUNNING:
-        raise ConfigError(f"trial {number} is still running; wait for it, or pick another.")
-    return trial
-
-
-def _weighted(run: Run, text: str) -> Trial:
-    """``weights=math:2,code:1``."""
-    scale = scale_of(run, "search")
-    weights: dict[str, float] = {}
-    for part in text.split(","):
-        name, colon, number = part.rpartition(":")
-        name = name.strip()
-        if not colon:
-            raise ConfigError(f"weights={text}: expected OBJECTIVE:WEIGHT, got {part.strip()!r}.")
-        if name not in scale.names:
-            hint = ""
-            if name in {o.name for o in run.objectives}:
-                hint = f"{name!r} is only reported: no trial of the search was scored on it."
-            raise unknown_name("objective", name, scale.names, hint)
-        try:
-            weight = float(number)
-        except ValueError:
-            weight = math.nan
-        if not 0 <= weight < math.inf:
-            raise ConfigError(f"weights={text}: expected a weight >= 0, got {number.strip()!r}.")
-        if name in weights:
-            raise ConfigError(f"weights={text}: objective {name!r} is named twice.")
-        weights[name] = weight
-    if not any(weights.values()):
-        raise ConfigError(f"weights={text}: at least one weight must be above 0.")
-    members = _merged_front(run)
-    values = _normalised(members, scale) @ [weights.get(name, 0.0) for name in scale.names]
-    return members[int(np.argmax(values))]

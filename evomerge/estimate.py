@@ -14,12 +14,14 @@ has answered, its mean over all n is a conditional mean, and its error a conditi
   alike (h = 1) or where answers vary (h_i proportional to document i's standard deviation); B lets
   it answer as if documents differed more or less than they do on average (m = mu - mean(mu)). They
   matter while T is small: without them a candidate unlike the first trials is pulled towards them.
-* The variance is scaled by the candidate's own residuals, and by the leave-one-trial-out errors
-  of the finished trials on the same documents, which only ever widen it. The t quantile of T + 3
-  degrees of freedom is part of it, so that ``mean +- 1.645 stderr`` covers 90% with short
-  histories too.
+* The variance is scaled by the candidate's own residuals, before and after the fit, and by the
+  leave-one-trial-out errors of the finished trials on the same documents, which only ever widen
+  it. Twelve answers like those of an earlier trial are no proof that the other hundred are alike:
+  one more document counts, on which they differ. The error is Student's, of T + 3 degrees of
+  freedom.
 
-docs/estimating.md compares it with item response theory, anchor points, regression and others.
+docs/estimating.md compares it with item response theory, anchor points, regression and others;
+:mod:`evomerge.racing` stops candidates by it (docs/racing.md).
 """
 
 from __future__ import annotations
@@ -45,7 +47,6 @@ tenth of the variance between documents: the first few trials may happen to be e
 _SLOPE = 0.25
 _PRIOR = 4
 """Residuals, and left-out trials, that the model's own variance counts as."""
-_Z90 = 1.6448536269514722
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,11 +56,19 @@ class Estimate:
     Attributes:
         mean: The estimate.
         stderr: Its standard error, >= 0: 0 when every document is known, NaN when nothing tells.
-            ``mean +- 1.645 stderr`` is meant to cover the truth 90% of the time.
+        freedom: Degrees of freedom of Student's distribution of the error, >= 1.
     """
 
     mean: float
     stderr: float
+    freedom: float
+
+    @property
+    def half90(self) -> float:
+        """``mean +- half90`` is meant to cover the truth 90% of the time."""
+        from scipy.special import stdtrit
+
+        return self.stderr * float(stdtrit(self.freedom, 0.95)) if self.stderr else 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,8 +127,9 @@ def estimate(history: npt.ArrayLike, values: npt.ArrayLike) -> Estimate:
             long as which documents were asked does not depend on the answers.
 
     Returns:
-        The estimate. With fewer than two finished trials it is the mean of the seen documents
-        with the error of a draw without replacement (NaN where they are all equal, or one).
+        The estimate. With fewer than two finished trials it is the mean of the seen documents, or
+        of their differences from the only trial, with the error of a draw without replacement
+        (NaN where these are all equal, or one).
 
     Raises:
         ConfigError: Shapes that do not fit.
@@ -128,31 +138,31 @@ def estimate(history: npt.ArrayLike, values: npt.ArrayLike) -> Estimate:
     seen = np.isfinite(values)
     n, k = len(values), int(seen.sum())
     if k == n:
-        return Estimate(float(values.mean()), 0.0)
+        return Estimate(float(values.mean()), 0.0, math.inf)
     if not _noise(rows) > 0:
-        return _plain(rows, values[seen], n)
+        return _plain(rows, values, seen)
     spaces = [_space(rows, seen, shape) for shape in (np.ones(n), _variation(rows))]
     fits = [_fit(space, share) for space in spaces for share in SHARES]
     best = min(fits, key=lambda fit: float(fit.left_out @ fit.left_out))
     residuals = (values - rows.mean(axis=0))[seen]
     inner = best.space.basis.T @ (best.space.rows @ residuals)
     unseen = rows.mean(axis=0)[~seen].mean() + best.weight @ inner
-    square = max(0.0, float(residuals @ residuals - best.damping @ inner**2)) / best.noise
-    variance = best.variance * _inflation(square, k, best.ratio)
-    stderr = (1 - k / n) * math.sqrt(variance) * _t90(len(rows) - 1 + _PRIOR)
-    return Estimate(float((values[seen].sum() + (n - k) * unseen) / n), float(stderr))
+    alike = float((values[seen] == rows[:, seen]).mean(axis=1).max()) if k else 0.0
+    scale = _inflation(best, residuals, inner, alike * float(np.ptp(rows)) ** 2)
+    stderr = (1 - k / n) * math.sqrt(best.variance * scale)
+    mean = float((values[seen].sum() + (n - k) * unseen) / n)
+    return Estimate(mean, stderr, len(rows) - 1 + _PRIOR)
 
 
 def choose(history: npt.ArrayLike, k: int, rng: np.random.Generator) -> Indices:
     """Chooses documents that stand for all of them.
 
     Documents are points, a finished trial a coordinate. They are halved at the median along
-    their leading principal component, the halves likewise, and so on; either half at every level
-    gets as many of the documents asked as its answers vary between trials (Neyman 1934, "On the
-    two different aspects of the representative method"). So any first k are a stratified sample,
-    with few documents that every trial answered alike; their plain mean is biased,
-    :func:`estimate` is not misled. k = n gives an order whose beginnings are what smaller k give
-    from the same state of the generator.
+    their leading principal component, the halves likewise, and so on; either half gets as many of
+    the documents asked as its answers vary between trials (Neyman 1934, "On the two different
+    aspects of the representative method"): a stratified sample with few documents that every trial
+    answered alike, whose plain mean is biased; :func:`estimate` is not misled. Smaller k give the
+    beginnings of what k = n gives from the same state of the generator.
 
     Args:
         history: (T, n), as in :func:`estimate`. Without a finished trial the choice is random.
@@ -185,15 +195,18 @@ def _checked(history: npt.ArrayLike, values: npt.ArrayLike) -> tuple[Array, Arra
     return rows[np.isfinite(rows).all(axis=1)][-LATEST:], found
 
 
-def _plain(rows: Array, seen: Array, n: int) -> Estimate:
-    """The mean of a simple random sample with the finite population's error (Cochran 1977)."""
-    if not len(seen):
-        return Estimate(float(rows.mean()) if len(rows) else math.nan, math.nan)
-    k, spread = len(seen), float(np.ptp(seen))
-    stderr = math.nan
-    if spread > 0:
-        stderr = float(seen.std(ddof=1)) * math.sqrt((1 - k / n) / k) * _t90(k - 1)
-    return Estimate(float(seen.mean()), stderr)
+def _plain(rows: Array, values: Array, seen: npt.NDArray[np.bool_]) -> Estimate:
+    """The mean of a simple random sample with the finite population's error (Cochran 1977).
+
+    Of differences from the only trial, where there is one.
+    """
+    n, k = len(values), int(seen.sum())
+    middle = rows.mean(axis=0) if len(rows) else np.zeros(n)
+    if not k:
+        return Estimate(float(middle.mean()) if len(rows) else math.nan, math.nan, 1.0)
+    found, told = (values - middle)[seen], np.ptp((values - middle)[seen]) > 0
+    stderr = float(found.std(ddof=1)) * math.sqrt((1 - k / n) / k) if told else math.nan
+    return Estimate(float(middle.mean() + found.mean()), stderr, max(1.0, k - 1))
 
 
 def _noise(rows: Array) -> float:
@@ -204,7 +217,8 @@ def _noise(rows: Array) -> float:
     Z = rows - rows.mean(axis=0)
     square: float = ((Z - Z.mean(axis=1, keepdims=True)) ** 2).sum()
     # One residual more, of the size of documents' differences: agreement so far is no proof.
-    return float((square + rows.mean(axis=0).var()) / (n * (trials - 1)))
+    noise = float((square + rows.mean(axis=0).var()) / (n * (trials - 1)))
+    return noise if noise > 1e-12 * float((rows**2).max()) else 0.0  # else it is rounding
 
 
 def _space(rows: Array, seen: npt.NDArray[np.bool_], shape: Array) -> _Space:
@@ -246,18 +260,21 @@ def _fit(space: _Space, share: float) -> _Fit:
     return _Fit(space, weight, a * precision, s, variance, left_out, ratio)
 
 
-def _inflation(square: float, k: int, ratio: Array) -> float:
-    """What the model's variance is multiplied with: the candidate's own scale, and the trials'."""
-    trials = len(ratio)
-    own = (_PRIOR + square / (1 + 1 / trials)) / (_PRIOR + k)
-    return own * max(1.0, (_PRIOR + float(ratio.sum())) / (_PRIOR + trials))
+def _inflation(fit: _Fit, residuals: Array, inner: Array, doubt: float) -> float:
+    """What the model's variance is multiplied with: the candidate's own scale, and the trials'.
 
-
-def _t90(dof: int) -> float:
-    """How much wider than a normal 90% interval Student's is."""
-    from scipy.special import stdtrit
-
-    return float(stdtrit(dof, 0.95)) / _Z90
+    The own scale is the larger of two: of the residuals under Sigma, and of what the fit leaves of
+    them as noise, on the degrees of freedom left (Hastie & Tibshirani 1990, section 3.5).
+    ``inner``: the residuals' products with the rows, in the basis; ``doubt``: one square more.
+    """
+    trials, k, square = fit.space.trials, len(residuals), float(residuals @ residuals)
+    used = fit.damping * fit.space.eigenvalues
+    whole = max(0.0, square - float(fit.damping @ inner**2)) / fit.noise
+    left = max(0.0, square - float((fit.damping * (2 - used)) @ inner**2)) / fit.noise
+    whole = whole / (1 + 1 / trials) + doubt / fit.space.noise
+    spare = max(0.0, k - float(used @ (2 - used)))
+    own = max((_PRIOR + whole) / (_PRIOR + k), (_PRIOR + left) / (_PRIOR + spare))
+    return own * max(1.0, (_PRIOR + float(fit.ratio.sum())) / (_PRIOR + trials))
 
 
 def _variation(rows: Array) -> Array:

@@ -8,7 +8,7 @@ configuring metaheuristics", raced with unpaired bounds and rank tests; here the
 paired, and two things are known that a general race does not know:
 
 * What its score on all documents of the split will be, and how surely:
-  :mod:`evomerge.partial`. The test is Student's, with the degrees of freedom of that.
+  :mod:`evomerge.estimate`. The test is Student's, with the degrees of freedom of that.
 * How a candidate loses. Every way to lose is one test of a linear combination of objectives,
   or several that must all hold: the weighted mean below the incumbent's; for ``worst`` and
   ``chebyshev`` any one term of the minimum below it; any bound broken; for a front, worse than one
@@ -30,7 +30,7 @@ import numpy.typing as npt
 from evomerge import pareto
 from evomerge.constraints import Constraints
 from evomerge.errors import ConfigError, StudyError
-from evomerge.partial import Estimate, estimate
+from evomerge.estimate import Estimate, estimate
 from evomerge.scale import Scale
 from evomerge.trial import Objective, Scores, Trial, TrialState
 
@@ -79,8 +79,6 @@ class Bar:
         values: (H, m) signed scores of earlier trials.
         rows: Objective to their (H, n) signed per-document values; an objective that is known
             without documents has none.
-        spread: (H, m) variance from document to document of the differences between each of them
-            and the others, the lower quartile: a base is chosen for its likeness.
         losses: The ways to lose: in each, every hurdle must be missed.
         shares: Growing shares of the documents after which it is asked, the last one 1.
         error: Chance to stop a candidate that just reaches the bar.
@@ -90,7 +88,6 @@ class Bar:
     names: tuple[str, ...]
     values: Array
     rows: Rows
-    spread: Array
     losses: tuple[tuple[Hurdle, ...], ...]
     shares: tuple[float, ...]
     error: float
@@ -122,24 +119,39 @@ class Bar:
                     f"objective {name!r}: racing needs its score per document, or to know it "
                     "before documents are asked; this evaluator gives neither. Set racing=off."
                 )
-            w = (weights or {}).get(name)
-            rows = np.asarray(self.rows[name], dtype=np.float64)
-            if w is not None:  # stored are linearised scores v + w (rate - v), of mean v
-                rows = (rows - self.values[:, i, None] * (1 - w)) / w
-            found.append(estimate(seen[name], rows, self.values[:, i], self.spread[:, i], w))
+            found.append(self._estimate(i, seen[name], (weights or {}).get(name)))
         level = self.error / max(1, len(self.shares) - 1) / max(1, len(self.losses))
         return Verdict(
             any(all(_missed(h, found, level) for h in loss) for loss in self.losses),
-            {n: e.value for n, e in zip(self.names, found, strict=True)},
-            {n: math.sqrt(e.variance) for n, e in zip(self.names, found, strict=True)},
+            {n: e.mean for n, e in zip(self.names, found, strict=True)},
+            {n: e.stderr for n, e in zip(self.names, found, strict=True)},
         )
+
+    def _estimate(self, i: int, seen: npt.ArrayLike, weights: Array | None) -> Estimate:
+        """The i-th score on all documents that earlier trials have a score of."""
+        values, rows = (
+            np.asarray(seen, np.float64),
+            np.asarray(self.rows[self.names[i]], np.float64),
+        )
+        if weights is not None:
+            # A weighted mean is the mean of c + w (rate - c), whatever c; it is linear where c is
+            # one for all. Stored are v + w (rate - v), linearised around each trial's own score v.
+            c = float(self.values[:, i].mean())
+            rows = rows + (c - self.values[:, i, None]) * (1 - weights)
+            values = c + weights * (values - c)
+        known = np.isfinite(rows).all(axis=0)
+        found = estimate(rows[:, known], values[known])
+        answers = np.concatenate([rows[:, known].ravel(), values[np.isfinite(values)]])
+        if math.isnan(found.stderr) and not np.ptp(answers):
+            return Estimate(found.mean, 0.0, math.inf)  # nobody ever differed: the others decide
+        return found
 
 
 def _missed(hurdle: Hurdle, found: Sequence[Estimate], level: float) -> bool:
     """Whether a candidate stays below a limit, with confidence 1 - level."""
     used = [(a, e) for a, e in zip(hurdle.weights, found, strict=True) if a]
-    gap = sum(a * e.value for a, e in used) - hurdle.limit
-    parts = [a**2 * e.variance for a, e in used]
+    gap = sum(a * e.mean for a, e in used) - hurdle.limit
+    parts = [(a * e.stderr) ** 2 for a, e in used]
     variance = sum(parts)
     if gap >= 0 or not math.isfinite(variance):
         return False
@@ -230,8 +242,7 @@ class Racing:
             found = [_scores(t).per_example.get(name) for t in recent]
             if all(row is not None for row in found):
                 rows[name] = np.stack([row for row in found if row is not None])
-        spread = np.column_stack([_spread(rows.get(n), len(recent)) for n in names])
-        return Bar(names, values, rows, spread, tuple(losses), self.shares, self.error)
+        return Bar(names, values, rows, tuple(losses), self.shares, self.error)
 
 
 def _is_measured(trial: Trial, names: Sequence[str]) -> bool:
@@ -276,17 +287,3 @@ def _below(best: Trial, scale: Scale, names: Sequence[str]) -> list[Hurdle]:
         by_name = dict(zip(scale.names, weights.tolist(), strict=True))
         hurdles.append(Hurdle(tuple(by_name.get(n, 0.0) for n in names), goal - constant))
     return hurdles
-
-
-def _spread(rows: npt.NDArray[np.float32] | None, n_rows: int) -> Array:
-    """(H,) lower quartile of the variances of the differences between a row and the others."""
-    if rows is None or n_rows < 2:
-        return np.zeros(n_rows)
-    known = rows[:, np.isfinite(rows).all(axis=0)].astype(np.float64)
-    if not known.size:
-        return np.zeros(n_rows)
-    inner = np.atleast_2d(np.cov(known, bias=True))
-    own = np.diag(inner)
-    variances = np.maximum(own[:, None] + own - 2 * inner, 0.0)
-    others: Array = variances[~np.eye(n_rows, dtype=bool)].reshape(n_rows, n_rows - 1)
-    return np.quantile(others, 0.25, axis=1)

@@ -19,6 +19,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from evomerge.errors import unknown_name
 from evomerge.recipe import Vector
@@ -134,15 +135,27 @@ class Scale:
         weight, plus 0.05 times the mean. ``chebyshev``: 1 + min_i m w_i (f_i - 1) + 0.05 times
         the mean, with m weights w that sum to 1: equal weights make it ``worst``.
         """
-        mean = self.mean(values)
+        return float(self.scalars(np.array(list(self.normalise(values).values()))))
+
+    def scalars(self, normalised: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """:meth:`scalar` of many at once.
+
+        Args:
+            normalised: (..., m) normalised values.
+
+        Returns:
+            (...) the one number of each.
+        """
+        weights = np.array(self.weights)
+        mean: npt.NDArray[np.float64] = normalised @ weights
         if self.scalarisation == "mean":
             return mean
-        weights = np.array(self.weights)
-        f = np.array(list(self.normalise(values).values()))[weights > 0]
+        f = normalised[..., weights > 0]
         weights = weights[weights > 0]
         if self.scalarisation == "chebyshev":
             f = 1 + weights * len(weights) * (f - 1)
-        return float(f.min()) + _AUGMENTATION * mean
+        worst: npt.NDArray[np.float64] = f.min(axis=-1) + _AUGMENTATION * mean
+        return worst
 
     def terms(self) -> list[tuple[Vector, float]]:
         """The combinations of signed values whose minimum is :meth:`scalar`.

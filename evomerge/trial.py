@@ -120,7 +120,8 @@ class Scores:
     Attributes:
         values: Objective name to signed value: HIGHER IS BETTER, finite. The raw value in its own
             direction is ``objective.sign * value``.
-        stderr: Objective name to the standard error of that value, >= 0 (NaN: not known).
+        stderr: Objective name to the standard error of that value, >= 0 (NaN: not known): over the
+            draw of documents; of an estimate (``asked``) about what all documents would give.
         per_example: Objective name to a float32 array (n_split,) of signed per-document values in
             the split's document order, NaN where not asked; None for a corpus metric.
         seconds: Where the time went: ``{"merge": s, "score": s}``; empty where it went nowhere,

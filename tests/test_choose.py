@@ -9,8 +9,9 @@ import re
 import numpy as np
 import pytest
 
-from evomerge.choose import finalists, front, pick, reason, verdict
+from evomerge.choose import finalists, front, reason, verdict
 from evomerge.errors import ConfigError, UnknownNameError
+from evomerge.pick import pick
 from tests import synthetic as s
 
 ONE = (s.Objective("a", "task_a", "acc"),)
@@ -156,6 +157,67 @@ def test_pick_by_number():
 def test_task_names_may_hold_colons():
     run = s.run([s.trial(1, {"x:y": [1.0, 0.0]})], (s.Objective("x:y", "t", "acc"),))
     assert pick(run, "weights=x:y:2").number == 1
+
+
+def test_pick_with_bounds():
+    """Units are 1: the best expert of each task scores 1, so 75% is .75."""
+    trials = [point(10, 0.9, 0.3), point(11, 0.75, 0.75), point(12, 0.3, 0.9), point(13, 0.8, 0.7)]
+    run = two(*trials)
+    assert pick(run, "a>=85%,b").number == 10
+    assert pick(run, "a>=70%,b").number == 11
+    assert pick(run, "a >= 0.78 , b").number == 13
+    assert pick(run, "b>=20%,a").number == 10
+    assert pick(run, "a>=10%,b").number == 12
+    assert pick(run, "a>=10%").number in {11, 13}, "no goal: the mean"
+    assert pick(run, "a>=10%,a:9,b").number == 10
+    assert pick(run, "a>=60%,b>=72%").number == 11
+
+
+def test_pick_with_bounds_on_a_loss():
+    loss = (*ONE, s.Objective("b", "task_b", "ppl", direction="minimize"))
+    trials = [reference(0, "base", 0.1, -3.0), reference(1, "expert b", 0.1, -1.0)]
+    run = s.run([*trials, point(10, 0.9, -2.6), point(11, 0.5, -1.5)], loss)
+    assert pick(run, "b<=2.0,a").number == 11
+    assert pick(run, "b<=2.8,a").number == 10
+    assert pick(run, "b>=50%,a").number == 11, "half of the gain is recovered"
+    assert pick(run, "b>=10%,a").number == 10
+    with pytest.raises(ConfigError, match="b is better when lower; expected b<=2, got b>=2"):
+        pick(run, "b>=2,a")
+    with pytest.raises(ConfigError, match="normalised scores are better when higher"):
+        pick(run, "b<=50%,a")
+
+
+def test_pick_keeps_the_bounds_of_the_search_too():
+    bounded = (dataclasses.replace(ONE[0], bound=0.5), TWO[1])
+    trials = [point(10, 0.6, 0.3), point(11, 0.4, 0.8)]
+    run = dataclasses.replace(two(*trials), objectives=bounded)
+    assert pick(run, "a>=0.1,b").number == 10
+
+
+def test_nobody_keeps_the_bounds():
+    run = two(point(10, 0.9, 0.3), point(11, 0.75, 0.75))
+    with pytest.raises(ConfigError, match=r"no merge keeps that. The nearest is trial 10, whose"):
+        pick(run, "a>=99%,b")
+    with pytest.raises(ConfigError, match="nothing to pick"):
+        pick(two(), "a>=1%,b")
+
+
+@pytest.mark.parametrize(
+    ("spec", "error", "message"),
+    [
+        ("a>=x", ConfigError, "bound must be a number or a percentage"),
+        ("a>=1,a>=2", ConfigError, "two bounds"),
+        ("a<=1", ConfigError, "a is better when higher; expected a>=1, got a<=1"),
+        ("aa>=1", UnknownNameError, "Did you mean 'a'"),
+        ("a>=1%,bb", UnknownNameError, "Did you mean 'b'"),
+        ("a>=1%,b:x", ConfigError, "expected a weight >= 0"),
+        ("a>=1%,b,b", ConfigError, "named twice"),
+        ("a>=1%,", UnknownNameError, "unknown objective ''"),
+    ],
+)
+def test_pick_bound_errors(spec, error, message):
+    with pytest.raises(error, match=re.escape(message)):
+        pick(two(point(10, 0.5, 0.5)), spec)
 
 
 def test_verdict_merge():

@@ -4,9 +4,10 @@ import dataclasses
 
 import pytest
 
-from evomerge.choose import finalists, front, pick, verdict
+from evomerge.choose import finalists, front, verdict
 from evomerge.constraints import Constraints
 from evomerge.errors import ConfigError, UnknownNameError
+from evomerge.pick import pick
 from evomerge.report.as_json import to_json
 from evomerge.report.terminal import text
 from evomerge.scale import Scale

@@ -12,6 +12,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections import namedtuple
 from pathlib import Path
 
@@ -21,12 +23,11 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from evomerge import export as exporting
 from evomerge.card import ModelCard, Result, render_card
 from evomerge.checkpoint import INDEX, Checkpoint
 from evomerge.errors import CheckpointError, ConfigError, ExportError
 from evomerge.experts import ExpertPool
-from evomerge.export import export, pool_of
+from evomerge.export import export, pool_of, shards, write
 from evomerge.materialize import LiveModel, Merger
 from evomerge.recipe import ModelRef, Recipe
 from tests import models
@@ -277,14 +278,14 @@ def test_taken_places(pool: ExpertPool, recipe: Recipe, tmp_path: Path) -> None:
 def fail_after(monkeypatch: pytest.MonkeyPatch, n: int, error: BaseException) -> None:
     """The n-th tensor cannot be written."""
     calls = iter(range(1000))
-    raw = exporting._raw
+    raw = shards._raw
 
     def stub(tensor: torch.Tensor) -> memoryview:
         if next(calls) >= n:
             raise error
         return raw(tensor)
 
-    monkeypatch.setattr(exporting, "_raw", stub)
+    monkeypatch.setattr(shards, "_raw", stub)
 
 
 @pytest.mark.parametrize("n", [0, 5])
@@ -345,7 +346,7 @@ def test_too_little_room_is_seen_before_anything_is_written(
 ) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**6, 10**6 - 1000, 1000))
-    monkeypatch.setattr(exporting, "_write_weights", lambda *_: pytest.fail("wrote"))
+    monkeypatch.setattr(write, "write_weights", lambda *_: pytest.fail("wrote"))
     with pytest.raises(ExportError, match=r"not enough room.*needs .*\(1000 bytes\) are free"):
         export(recipe, tmp_path / "out", pool=pool)
     assert left(tmp_path) == []
@@ -363,34 +364,102 @@ def test_an_interrupt_cleans_up(
 _KILLED = """
 import os, signal, sys
 from pathlib import Path
-from evomerge import export as e
+from evomerge.export import export, shards
 from evomerge.recipe import Recipe
-raw, calls = e._raw, iter(range(1000))
+raw, calls = shards._raw, iter(range(1000))
 def stub(tensor):
     if next(calls) == 6:
         os.kill(os.getpid(), signal.SIGKILL)
     return raw(tensor)
-e._raw = stub
-e.export(Recipe.from_yaml(Path(sys.argv[1]).read_text()), Path(sys.argv[2]))
+shards._raw = stub
+recipe = Recipe.from_yaml(Path(sys.argv[1]).read_text())
+export(recipe, Path(sys.argv[2]), max_shard_size=20_000, dtype=sys.argv[3])
 """
 
 
-def test_killed_in_the_middle(pool: ExpertPool, recipe: Recipe, tmp_path: Path) -> None:
-    file, place = tmp_path / "recipe.yaml", tmp_path / "place"
-    file.write_text(recipe.to_yaml())
+@pytest.fixture(scope="module")
+def remains(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The hidden folder of an export that was killed at its seventh tensor."""
+    folder = tmp_path_factory.mktemp("killed")
+    file, place = folder / "recipe.yaml", folder / "place"
+    file.write_text(random_recipe(open_family()).to_yaml())
     place.mkdir()
-    done = subprocess.run(
-        [sys.executable, "-c", _KILLED, str(file), str(place / "out")], capture_output=True
-    )
+    command = [sys.executable, "-c", _KILLED, str(file), str(place / "out"), "bfloat16"]
+    done = subprocess.run(command, capture_output=True)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
-    (remains,) = left(place)
-    assert remains.startswith(".out.")
+    (found,) = place.iterdir()
+    assert found.name.startswith(".out.")
+    return found
+
+
+@pytest.fixture
+def killed(remains: Path, tmp_path: Path) -> Path:
+    """The same in a place of this test's own."""
+    return Path(shutil.copytree(remains, tmp_path / "place" / remains.name))
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in folder.iterdir()}
+
+
+def test_killed_in_the_middle(
+    killed: Path, pool: ExpertPool, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It looks unfinished; run again it keeps whole shards and writes what is missing, no more."""
     with pytest.raises(CheckpointError):
-        Checkpoint.open("half", str(place / remains))
+        Checkpoint.open("half", str(killed))
+    written = {p.name for p in killed.glob("*.safetensors")}
+    finished = {p.name.removesuffix(".done") for p in killed.glob("*.done")}
+    assert finished
+    assert len(written - finished) == 1, "the one that was being written"
+    place = killed.parent
     other = place / ".other.123.evomerge-tmp"
     other.mkdir()
-    export(recipe, place / "out", pool=pool)
+    again: list[str] = []
+    write_shard = shards._write_shard
+
+    def seen(path: Path, *rest: object) -> object:
+        again.append(path.name)
+        return write_shard(path, *rest)
+
+    monkeypatch.setattr(shards, "_write_shard", seen)
+    said: list[str] = []
+    options = {"pool": pool, "max_shard_size": 20_000, "dtype": "bfloat16"}
+    out = export(recipe, place / "out", on_rounded=said.append, **options)
+    assert again
+    assert not finished & set(again)
     assert left(place) == [other.name, "out"]
+    monkeypatch.undo()
+    fresh: list[str] = []
+    whole = export(recipe, place / "whole" / "out", on_rounded=fresh.append, **options)
+    assert files(out) == files(whole)
+    assert said == fresh, "what the kept shards say of the rounding is kept too"
+
+
+def test_a_damaged_shard_is_written_again(killed: Path, pool: ExpertPool, recipe: Recipe) -> None:
+    note = min(killed.glob("*.done"))
+    shard = killed / note.name.removesuffix(".done")
+    data = bytearray(shard.read_bytes())
+    data[-1] ^= 1
+    shard.write_bytes(data)
+    options = {"pool": pool, "max_shard_size": 20_000, "dtype": "bfloat16"}
+    out = export(recipe, killed.parent / "out", **options)
+    assert files(out) == files(export(recipe, killed.parent / "w" / "out", **options))
+
+
+@pytest.mark.parametrize("change", ["dtype", "size", "recipe"])
+def test_another_export_takes_nothing_from_a_killed_one(
+    change: str, killed: Path, pool: ExpertPool, recipe: Recipe
+) -> None:
+    out = killed.parent / "out"
+    options = {"pool": pool, "max_shard_size": 20_000, "dtype": "bfloat16"}
+    if change == "recipe":
+        recipe = random_recipe(pool, seed=1)
+    options |= {"dtype": "float32"} if change == "dtype" else {}
+    options |= {"max_shard_size": 30_000} if change == "size" else {}
+    export(recipe, out, **options)
+    assert files(out) == files(export(recipe, killed.parent / "w" / "out", **options))
+    assert left(killed.parent) == ["out", "w"]
 
 
 def test_a_live_export_is_left_alone(pool: ExpertPool, recipe: Recipe, tmp_path: Path) -> None:
@@ -403,6 +472,44 @@ def test_a_live_export_is_left_alone(pool: ExpertPool, recipe: Recipe, tmp_path:
         assert left(tmp_path) == [alive.name, "out"]
     finally:
         os.close(lock)
+
+
+def test_two_exports_of_the_same_at_once(
+    pool: ExpertPool, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second waits for the first and finds its work done."""
+    writing = threading.Event()
+    written: list[str] = []
+    write_shard = shards._write_shard
+
+    def slow(path: Path, *rest: object) -> object:
+        written.append(path.name)
+        writing.set()
+        time.sleep(0.2)
+        return write_shard(path, *rest)
+
+    monkeypatch.setattr(shards, "_write_shard", slow)
+    first = threading.Thread(target=export, args=(recipe, tmp_path / "out"), kwargs={"pool": pool})
+    first.start()
+    assert writing.wait(30)
+    assert export(recipe, tmp_path / "out", pool=pool) == tmp_path / "out"
+    first.join()
+    assert written == ["model.safetensors"]
+    assert left(tmp_path) == ["out"]
+
+
+def test_file_systems_without_locks(
+    pool: ExpertPool, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    dead = tmp_path / ".out.0123.evomerge-tmp"
+    dead.mkdir()
+    export(recipe, tmp_path / "out", pool=pool)
+    assert "model.safetensors" in left(tmp_path / "out")
+    assert left(tmp_path) == [dead.name, "out"], "nobody can tell whether it is dead"
 
 
 # --------------------------------------------------------------------------- the models
@@ -479,9 +586,57 @@ def test_card_says_why_there_is_no_mergekit_file(
     def refuse(*_: object) -> str:
         raise ConfigError("mergekit cannot do that.")
 
-    monkeypatch.setattr(exporting, "to_mergekit", refuse)
+    monkeypatch.setattr(write, "to_mergekit", refuse)
     out = export(recipe, tmp_path / "out", pool=pool)
     assert not (out / "mergekit.yaml").exists()
     text = (out / "README.md").read_text()
     assert "There is no `mergekit.yaml`: mergekit cannot do that." in text
     assert "mergekit-yaml mergekit.yaml" not in text
+
+
+def test_a_card_names_no_folder_of_this_machine(
+    pool: ExpertPool, recipe: Recipe, tmp_path: Path
+) -> None:
+    (tmp_path / "samples-test.json").write_text("{}")
+    command = (
+        f"lm_eval --model_args pretrained={{model}},peft={tmp_path}/x --include_path "
+        f'{tmp_path}/tasks --samples {tmp_path}/samples-test.json --gen_kwargs \'{{"a": "b/c"}}\''
+    )
+    card = ModelCard(commands=(command,), files=(tmp_path / "samples-test.json",))
+    out = export(recipe, tmp_path / "out", pool=pool, card=card)
+    text = (out / "README.md").read_text()
+    assert str(tmp_path) not in text
+    assert str(models.family()["base"].parent) not in text
+    assert "--include_path tasks --samples samples-test.json" in text
+    assert "pretrained=MERGED,peft=x" in text
+    assert '"b/c"' in text
+    assert "| base | `base` |" in text
+    assert recipe.id in text, "models are known by content"
+    assert "samples-test.json" in left(out)
+    assert str(models.family()["base"]) in (out / "recipe.yaml").read_text()
+
+
+def test_the_hub_reads_the_card(recipe: Recipe, tmp_path: Path) -> None:
+    """What can be checked of the hub's own validation without the network."""
+    from huggingface_hub import ModelCard as HubCard
+    from huggingface_hub.repocard import metadata_load
+
+    hub = dataclasses.replace(
+        recipe,
+        base=ModelRef("base", "org/base"),
+        models=(ModelRef("a", "org/a@v1"), ModelRef("b", "org/b")),
+    )
+    results = (Result("gsm8k", "exact_match", 0.5, 0.01, 200), Result("wiki", "ppl", 9.5))
+    path = tmp_path / "README.md"
+    path.write_text(render_card(hub, ModelCard(results=results, license="mit"), "out"))
+    data = HubCard.load(path).data
+    assert data.base_model == ["org/base", "org/a", "org/b"]
+    assert data.tags == ["merge", "evomerge"]
+    assert [(r.task_type, r.dataset_type, r.metric_type) for r in data.eval_results] == [
+        ("text-generation", "gsm8k", "exact_match"),
+        ("text-generation", "wiki", "ppl"),
+    ]
+    front = metadata_load(path)
+    assert front["base_model_relation"] == "merge"
+    assert front["model-index"][0]["name"] == "out"
+    assert yaml.safe_load(data.to_yaml()) == front, "the hub's own form of it is the same"

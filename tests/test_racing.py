@@ -8,7 +8,6 @@ import math
 import numpy as np
 import pytest
 
-from evomerge.partial import estimate
 from evomerge.racing import Racing
 from evomerge.scale import Scale
 from evomerge.trial import Objective, Scores, Trial, TrialState
@@ -102,50 +101,40 @@ def test_twelve_equal_answers_are_no_proof() -> None:
 
 def test_where_all_documents_were_asked_nothing_is_uncertain() -> None:
     rng = np.random.default_rng(3)
-    rows = rng.normal(0, 1, (4, N))
+    rows = rng.normal(0, 1, (4, N)).astype(np.float32)
+    bar = Racing((A,), pareto=False).bar([trial(i, a=row) for i, row in enumerate(rows)])
     new = rng.normal(0, 1, N)
-    found = estimate(new, rows, rows.mean(axis=1), np.ones(4))
-    assert found.value == pytest.approx(new.mean())
-    assert found.variance == pytest.approx(0.0, abs=1e-12)
+    found = bar.verdict({"a": new})
+    assert found.values["a"] == pytest.approx(new.mean())
+    assert found.stderr["a"] == 0
+    assert found.stop == (new.mean() < bar.values.max())
 
 
 @pytest.mark.parametrize("k", [7, 13, 25, 50])
-def test_estimates_cover_the_truth(k) -> None:
-    """Documents move together as in a search: a few directions and noise of each document."""
+def test_estimates_of_weighted_means_cover_the_truth(k) -> None:
+    """Rates of documents of unequal length, stored as the evaluators store bits per byte."""
     rng = np.random.default_rng(4)
-    z, paired = [], []
-    for _ in range(150):
+    w = rng.lognormal(0, 0.5, N)
+    w /= w.mean()
+    z, ours, plain = [], [], []
+    for _ in range(100):
         directions = rng.normal(0, 1, (3, N))
-        rows = rng.normal(0, 1, N) + rng.normal(0, 0.2, (8, 3)) @ directions
-        rows += rng.normal(0, 0.05, rows.shape)
-        new = rows[-1] + rng.normal(0, 0.1, 3) @ directions + rng.normal(0, 0.05, N)
+        rates = rng.normal(0, 1, N) + rng.normal(0, 0.2, (9, 3)) @ directions
+        rates += rng.normal(0, 0.05, rates.shape)
+        truth = rates @ w / N
+        stored = truth[:, None] + w * (rates - truth[:, None])
+        bar = Racing((A,), pareto=False).bar([trial(i, a=row) for i, row in enumerate(stored[:8])])
         seen = np.full(N, np.nan)
         chosen = rng.permutation(N)[:k]
-        seen[chosen] = new[chosen]
-        spread = np.quantile([[(a - b).var() for b in rows] for a in rows], 0.25, axis=1)
-        found = estimate(seen, rows, rows.mean(axis=1), spread)
-        z.append((found.value - new.mean()) / math.sqrt(found.variance))
-        paired.append(np.nanmean(seen - rows[-1]) + rows[-1].mean() - new.mean())
+        seen[chosen] = rates[8, chosen]
+        found = bar.verdict({"a": seen}, {"a": w})
+        ours.append(found.values["a"] - truth[8])
+        z.append(ours[-1] / found.stderr["a"])
+        plain.append(np.average(rates[8, chosen], weights=w[chosen]) - truth[8])
     errors = np.array(z)
     assert np.mean(np.abs(errors) < 2.0) > 0.9
     assert np.sqrt(np.mean(errors**2)) < 1.3
-
-
-def test_regression_beats_the_paired_difference() -> None:
-    rng = np.random.default_rng(5)
-    ours, paired = [], []
-    for _ in range(60):
-        directions = rng.normal(0, 1, (2, N))
-        rows = rng.normal(0, 0.3, (8, 2)) @ directions
-        rows += rng.normal(0, 0.02, rows.shape)
-        new = rng.normal(0, 0.3, 2) @ directions + rng.normal(0, 0.02, N)
-        seen = np.full(N, np.nan)
-        seen[rng.permutation(N)[:25]] = 0
-        seen = seen + new
-        ours.append(estimate(seen, rows, rows.mean(axis=1), np.zeros(8)).value - new.mean())
-        nearest = rows[np.nanvar(seen - rows, axis=1).argmin()]
-        paired.append(np.nanmean(seen - nearest) + nearest.mean() - new.mean())
-    assert np.std(ours) < 0.5 * np.std(paired)
+    assert np.std(ours) < 0.5 * np.std(plain)
 
 
 @pytest.mark.parametrize("scalarisation", ["mean", "worst", "chebyshev"])
@@ -177,6 +166,15 @@ def test_a_front_is_left_only_by_what_one_member_beats_everywhere() -> None:
     assert race(rng, bar, {"a": base + 0.8 + noise, "b": base - 0.2 + noise}) < 1
     assert race(rng, bar, {"a": base + 0.8 + noise, "b": base + 0.2 + noise}) == 1
     assert race(rng, bar, {"a": base + 1.2, "b": base - 5}) == 1
+
+
+def test_a_task_that_nobody_solves_leaves_the_race_to_the_others() -> None:
+    rng = np.random.default_rng(10)
+    a, none = rng.normal(0, 1, N), np.zeros(N)
+    told = [trial(i, a=a - 0.1 * i + rng.normal(0, 0.05, N), b=none) for i in range(4)]
+    bar = Racing((A, B), pareto=False).bar(told)
+    assert race(rng, bar, {"a": a - 0.5, "b": none}) < 1
+    assert race(rng, bar, {"a": a + 0.5, "b": none}) == 1
 
 
 def test_bounds_and_the_first_feasible_trial() -> None:

@@ -3,7 +3,8 @@
 * :mod:`~evomerge.cli.build`: configuration -> the objects of a study.
 * :mod:`~evomerge.cli.search`: ``evomerge search``, on Hydra.
 * :mod:`~evomerge.cli.commands`: everything else, on argparse; what it does lies in ``export``,
-  ``doctor`` and ``methods``.
+  ``verify``, ``doctor`` and ``methods``.
+* :mod:`~evomerge.cli.notebook`: ``evomerge.search`` in Python.
 """
 
 from __future__ import annotations
@@ -17,6 +18,13 @@ from evomerge.errors import EvomergeError
 __all__ = ["main"]
 
 
+def set_environment() -> None:
+    """Settings of the libraries below that have to be there before they are imported."""
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let errors reach whoever called
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command.
 
@@ -25,12 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     bad job does not end the others of a sweep.
 
     Returns:
-        The exit code: 0, 2 for a user's mistake or models that cannot be merged, 130 after
-        Ctrl-C.
+        The exit code: 0, 1 where ``--verify`` found a difference, 2 for a user's mistake or models
+        that cannot be merged, 130 after Ctrl-C.
     """
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let errors reach this function
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    set_environment()
     arguments = list(sys.argv[1:] if argv is None else argv)
     from evomerge.cli import commands
 
@@ -43,7 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("evomerge: interrupted; the same command continues.", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        sys.stderr.close()
+        out = sys.__stdout__
+        if out is None or sys.stdout is not out:
+            raise  # not the reader of our output, who may leave (`evomerge list spaces | head`)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
         return 141
     except Exception as e:
         line = commands.hydra_mistake(e, arguments)

@@ -9,10 +9,13 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evomerge import __version__
 from evomerge.errors import ConfigError, unknown_name
+
+if TYPE_CHECKING:
+    from evomerge.cli.verify import Check
 
 COMMANDS = {
     "search": "search the coefficients of a merge",
@@ -25,6 +28,18 @@ COMMANDS = {
     "list": "list methods, optimizers, spaces or tasks",
 }
 LISTS = ("methods", "optimizers", "spaces", "tasks")
+PICKING = """\
+--pick WHICH is one of
+  best                    the highest score on the select documents (the default)
+  knee                    the best trade-off of the Pareto front
+  weights=math:2,code:1   the front's highest weighted sum of normalised scores
+  math>=95%,code          bounds first, then the best on what is left: at least 95% of the best
+                          math expert, and of those merges the best on code. Bounds are
+                          OBJECTIVE>=P% (normalised), or OBJECTIVE>=V and OBJECTIVE<=V in the
+                          objective's own units; goals are OBJECTIVE or OBJECTIVE:WEIGHT. Without
+                          a goal: the best by the search's own measure. Quote it: > is the shell's.
+  trial=17                that one
+"""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -227,40 +242,60 @@ def _report(rest: list[str]) -> int:
 
 
 def _export(rest: list[str]) -> int:
-    parser = _parser("export")
-    parser.add_argument("run", metavar="RUN", type=Path, help="run folder, finished or live")
-    parser.add_argument(
-        "--pick", default="best", help="best, knee, trial=N or weights=objective:w,objective:w"
+    parser = _parser(
+        "export",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=PICKING + "\nExit code 1: --verify found other scores than the trial's.",
     )
+    parser.add_argument("run", metavar="RUN", type=Path, help="run folder, finished or live")
+    parser.add_argument("--pick", default="best", metavar="WHICH", help="see below; default best")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR")
-    _add_write_options(parser)
+    _add_write_options(parser, "score what was written on the documents of the card and compare")
     options = parser.parse_args(rest)
     from evomerge.cli.export import export_trial
 
-    for line in export_trial(options.run, options.pick, options.out, _write_options(options)):
-        print(line)
-    return 0
+    write, verify = _write_options(options), options.verify
+    lines, check = export_trial(options.run, options.pick, options.out, write, verify=verify)
+    return _written(lines, check, options)
 
 
 def _merge(rest: list[str]) -> int:
-    parser = _parser("merge")
+    parser = _parser("merge", epilog="Exit code 1: --verify found other tensors than the merge's.")
     parser.add_argument("recipe", type=Path, metavar="RECIPE.yaml")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR")
-    _add_write_options(parser)
+    _add_write_options(parser, "load what was written and compare its tensors with the merge")
     options = parser.parse_args(rest)
     from evomerge.cli.export import merge_file
 
-    for line in merge_file(options.recipe, options.out, _write_options(options)):
+    write, verify = _write_options(options), options.verify
+    lines, check = merge_file(options.recipe, options.out, write, verify=verify)
+    return _written(lines, check, options)
+
+
+def _written(lines: Sequence[str], check: Check | None, options: argparse.Namespace) -> int:
+    """Prints what an export says, and uploads it where that is asked for and nothing is wrong."""
+    for line in [*lines, *(check.lines if check else ())]:
         print(line)
+    if check and not check.passed:
+        return 1
+    if options.push:
+        from evomerge.export import push
+
+        print(f"pushed to {push(options.out, options.push, public=options.public)}")
     return 0
 
 
-def _add_write_options(parser: argparse.ArgumentParser) -> None:
+def _add_write_options(parser: argparse.ArgumentParser, verify: str) -> None:
     parser.add_argument(
         "--dtype", default="auto", help="auto (as the base), float32, bfloat16 or float16"
     )
     parser.add_argument("--max-shard-size", default="5GB", help="of one safetensors file")
     parser.add_argument("--overwrite", action="store_true", help="replace what is in DIR")
+    parser.add_argument("--verify", action="store_true", help=verify)
+    parser.add_argument(
+        "--push", metavar="USER/NAME", help="then upload it to the hub, as a private repository"
+    )
+    parser.add_argument("--public", action="store_true", help="with --push: as a public one")
 
 
 def _write_options(options: argparse.Namespace) -> dict[str, Any]:

@@ -4,22 +4,34 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evomerge.card import ModelCard, Result
-from evomerge.choose import pick
 from evomerge.errors import ConfigError
+from evomerge.pick import pick
 from evomerge.recipe import Recipe
 from evomerge.run import Run
 from evomerge.store import open_run
 from evomerge.trial import Split, Trial
 
+if TYPE_CHECKING:
+    from evomerge.cli.verify import Check
 
-def export_trial(folder: Path, spec: str, out: Path, options: dict[str, Any]) -> list[str]:
+
+def export_trial(
+    folder: Path, spec: str, out: Path, options: dict[str, Any], *, verify: bool = False
+) -> tuple[list[str], Check | None]:
     """Exports one trial of a run, finished or live.
 
+    Args:
+        folder: The run folder.
+        spec: Which trial, see :func:`evomerge.pick.pick`.
+        out: Where to.
+        options: Passed to :func:`evomerge.export.export`.
+        verify: Whether to score what was written, see :mod:`evomerge.cli.verify`.
+
     Returns:
-        Lines for the user: what was picked, where it is, how to verify it.
+        Lines for the user (what was picked, where it is, how to verify it), and the check.
 
     Raises:
         EvomergeError: No such run or trial, or it cannot be written.
@@ -34,19 +46,31 @@ def export_trial(folder: Path, spec: str, out: Path, options: dict[str, Any]) ->
     lines = [f"exported {trial.name} of {folder} to {out}"]
     card = _card(run, trial)
     export(trial.recipe, out, pool=pool, card=card, on_rounded=lines.append, **options)
-    split, _ = _scored(run, trial)
+    split, scored = scored_last(run, trial)
     command = run.stock_command(split, out)
     if command:
         lines.append(f"verify its scores on the {split} documents with:")
         lines.append("  " + command)
-    return lines
+    if not verify:
+        return lines, None
+    from evomerge.cli.verify import verify_scores
+
+    return lines, verify_scores(run, scored, pool, out)
 
 
-def merge_file(path: Path, out: Path, options: dict[str, Any]) -> list[str]:
+def merge_file(
+    path: Path, out: Path, options: dict[str, Any], *, verify: bool = False
+) -> tuple[list[str], Check | None]:
     """Materialises a recipe file, ours or a single-stage mergekit YAML.
 
+    Args:
+        path: The recipe.
+        out: Where to.
+        options: Passed to :func:`evomerge.export.export`.
+        verify: Whether to load what was written and compare its tensors with the merge.
+
     Returns:
-        Lines for the user: notes, and where it is.
+        Lines for the user (notes, and where it is), and the check.
 
     Raises:
         EvomergeError: Not a recipe, or it cannot be written.
@@ -57,8 +81,13 @@ def merge_file(path: Path, out: Path, options: dict[str, Any]) -> list[str]:
     if options["dtype"] == "auto":
         options = {**options, "dtype": dtype}
     lines = [*(f"note: {n}" for n in notes), f"merged {path} into {shlex.quote(str(out))}"]
-    export(recipe, out, pool=pool_of(recipe), on_rounded=lines.append, **options)
-    return lines
+    pool = pool_of(recipe)
+    export(recipe, out, pool=pool, on_rounded=lines.append, **options)
+    if not verify:
+        return lines, None
+    from evomerge.cli.verify import verify_tensors
+
+    return lines, verify_tensors(recipe, pool, out)
 
 
 def expert_folder(source: str) -> str:
@@ -106,7 +135,7 @@ def _read_recipe(path: Path) -> tuple[Recipe, str, tuple[str, ...]]:
 
 def _card(run: Run, trial: Trial) -> ModelCard:
     """Results of the trial on the split that was looked at last, beside the reference points."""
-    split, scored = _scored(run, trial)
+    split, scored = scored_last(run, trial)
     documents = (run.meta.get("documents") or {}).get(split, {})
     results = []
     for o in run.objectives:
@@ -134,10 +163,11 @@ def _card(run: Run, trial: Trial) -> ModelCard:
         f"{(run.meta.get('space') or {}).get('dim')} coefficients.",
         results=tuple(results),
         commands=(stock,) if isinstance(stock, str) else tuple(stock or ()),
+        files=tuple(p for p in [run.path / f"samples-{split}.json"] if p.is_file()),
     )
 
 
-def _scored(run: Run, trial: Trial) -> tuple[Split, Trial]:
+def scored_last(run: Run, trial: Trial) -> tuple[Split, Trial]:
     """The trial as it was scored on test, else on select, else during the search."""
     splits: tuple[Split, ...] = ("test", "select")
     for split in splits:

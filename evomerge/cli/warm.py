@@ -59,7 +59,8 @@ def warm_starts(
 
 def _recipes(entry: Any, pareto: bool) -> list[tuple[str, Recipe]]:
     """Labelled recipes of one entry."""
-    from evomerge.choose import finalists, pick
+    from evomerge.choose import finalists
+    from evomerge.pick import pick
     from evomerge.recipe import Recipe
     from evomerge.store import open_run
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from evomerge.choose import pick
 from evomerge.compare import paired_mean
 from evomerge.errors import ConfigError
+from evomerge.pick import pick
 from evomerge.run import Run
 from evomerge.scale import Scale
 from evomerge.trial import Split, Trial

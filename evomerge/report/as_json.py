@@ -10,9 +10,10 @@ from typing import Any
 from evomerge.choose import Verdict, finalists, front, is_reference, verdict
 from evomerge.compare import constraints_of, is_scored, scale_of, smallest_visible
 from evomerge.constraints import Constraints
+from evomerge.luck import luck
 from evomerge.report.coefficients import effects
 from evomerge.report.data import plain, raw, replace
-from evomerge.report.luck import leads
+from evomerge.report.leads import leads
 from evomerge.report.progress import Progress, progress
 from evomerge.run import Run
 from evomerge.scale import Scale
@@ -29,8 +30,9 @@ def to_json(run: Run) -> dict[str, Any]:
         ``trials`` (one entry per trial and split: number, kind, split, state, label, recipe,
         scores {raw, normalised, mean, scalar, feasible, seconds}, stderr, asked, error, attempt,
         copied_from; running ones last), ``front`` and ``finalists`` (trial numbers),
-        ``reference`` (label to number and mean per split), ``verdict``, ``luck`` (the lead of
-        each finalist over the verdict's rival per split), ``mattered`` (coefficients, the most
+        ``reference`` (label to number and mean per split), ``verdict``, ``luck`` (what of the
+        search's gain choosing is expected to have added: :mod:`evomerge.luck`), ``leads`` (of each
+        finalist over the verdict's rival per split), ``mattered`` (coefficients, the most
         explaining first), ``progress`` (best so far and hypervolume per search trial told),
         ``objectives``,
         ``documents``, ``scale``, ``smallest_visible``, ``running`` (how many), ``path`` and
@@ -56,7 +58,8 @@ def to_json(run: Run) -> dict[str, Any]:
         "finalists": [t.number for t in finalists(run)],
         "reference": reference,
         "verdict": _verdict(answer),
-        "luck": [
+        "luck": _luck(run),
+        "leads": [
             {
                 "number": lead.trial.number,
                 "luck": lead.luck,
@@ -128,6 +131,21 @@ def _trial(trial: Trial, run: Run, scale: Scale, bounds: Constraints) -> dict[st
         "asked": trial.scores.asked if trial.scores else None,
         "attempt": trial.attempt,
         "copied_from": trial.copied_from,
+    }
+
+
+def _luck(run: Run) -> dict[str, Any] | None:
+    """What of the search's gain is expected to be luck; None where nothing can be said."""
+    found = luck(run)
+    if found is None:
+        return None
+    return {
+        "trial": found.trial.number,
+        "rival": found.rival.name,
+        "gain": found.gain,
+        "luck": found.luck,
+        "expected": found.expected,
+        "sentence": found.sentence,
     }
 
 

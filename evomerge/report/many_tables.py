@@ -8,7 +8,7 @@ from typing import Any
 
 from evomerge.choose import Verdict, verdict
 from evomerge.report.data import plain, printable
-from evomerge.report.luck import leads
+from evomerge.report.leads import leads
 from evomerge.report.many import Comparison, Contender, median, paired_seeds
 from evomerge.report.tables import Cell, Column, Row, Table, Tone, commands, duration, number, span
 from evomerge.run import Run

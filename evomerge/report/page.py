@@ -9,7 +9,7 @@ from evomerge.choose import Verdict, verdict
 from evomerge.report import markup
 from evomerge.report.coefficients import effects
 from evomerge.report.data import printable, replace
-from evomerge.report.luck import leads
+from evomerge.report.leads import leads
 from evomerge.report.page_data import page_data
 from evomerge.report.progress import progress
 from evomerge.report.tables import Table, facts, tables

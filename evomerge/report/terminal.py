@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from evomerge.choose import verdict
+from evomerge.luck import luck
 from evomerge.report.data import printable
 from evomerge.report.tables import Table, commands, facts, tables
 from evomerge.run import Run
@@ -53,6 +54,8 @@ def show(run: Run, console: Console | None = None) -> None:
     console.print()
     console.print(Text(printable(answer.headline), style="bold"))
     console.print(Text(printable(answer.sentence)))
+    if (chance := luck(run)) is not None and chance.gain > 0:
+        console.print(Text(printable(chance.sentence)))
     console.print()
     for name, value in facts(run):
         console.print(Text.assemble((f"{name:<13}", "dim"), value))

@@ -57,3 +57,15 @@ def project(tmp_path: Path, family, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_config(tmp_path, family)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, family) -> Path:
+    """The run folder of a finished search; not to be changed."""
+    from evomerge.cli import main
+
+    project = tmp_path_factory.mktemp("finished")
+    write_task(project / "tasks")
+    config = write_config(project, family)
+    assert main(["search", str(config), "--quiet", f"run_dir={project / 'run'}"]) == 0
+    return project / "run"

@@ -25,13 +25,18 @@ def reference(scores: Scores) -> Trial:
     return Trial(0, "reference", None, RECIPE, TrialState.COMPLETE, scores)
 
 
-def beyond(scores: Scores, by: float) -> Scores:
-    """Scores of a rival that is better by so much on every document."""
-    return dataclasses.replace(
-        scores,
-        values={k: v + by for k, v in scores.values.items()},
-        per_example={k: v + np.float32(by) for k, v in scores.per_example.items()},
-    )
+def beyond(scores: Scores, by: float) -> list[Trial]:
+    """A trial that is better by so much on every document, a middling and a bad one."""
+    return [reference(_raised(scores, by * share)) for share in (1.0, 0.5, -0.3)]
+
+
+def _raised(scores: Scores, by: float) -> Scores:
+    rows = {
+        k: (v + by * (1 + 0.01 * np.cos(np.arange(len(v))))).astype(np.float32)
+        for k, v in scores.per_example.items()
+    }
+    values = {k: float(v.astype(np.float64).mean()) for k, v in rows.items()}
+    return dataclasses.replace(scores, values=values, per_example=rows)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +62,7 @@ def test_a_candidate_that_keeps_up_gets_the_scores_of_an_unraced_one(whole) -> N
 def test_a_hopeless_candidate_is_stopped_after_the_first_block(whole, pareto) -> None:
     evaluator, model, plain = whole
     racing = Racing(RACED, pareto=pareto, first=0.25)
-    bar = racing.bar([reference(beyond(plain, 5.0))])
+    bar = racing.bar(beyond(plain, 5.0))
     raced = evaluator.evaluate(model, RECIPE, "search", bar)
     n = max(evaluator.documents("search").values())
     n_tasks = len({o.task for o in RACED})
@@ -65,8 +70,8 @@ def test_a_hopeless_candidate_is_stopped_after_the_first_block(whole, pareto) ->
     for o in RACED:
         seen = np.isfinite(raced.per_example[o.name])
         assert seen.sum() == int(np.ceil(n * 0.25))
-        # Every document is worse by the same: paired, the estimate is exact.
-        assert raced.values[o.name] == pytest.approx(plain.values[o.name], abs=2e-2)
+        # Every document is worse by much the same: the estimate is close.
+        assert raced.values[o.name] == pytest.approx(plain.values[o.name], abs=5e-2)
         assert raced.stderr[o.name] >= 0
     again = evaluator.evaluate(model, RECIPE, "search", bar)
     assert again.values == raced.values
@@ -74,15 +79,15 @@ def test_a_hopeless_candidate_is_stopped_after_the_first_block(whole, pareto) ->
 
 
 def test_bits_per_byte_is_estimated_as_a_ratio(task_folder, tokenizer) -> None:
-    """Against itself a candidate's estimate is exact, however long the documents seen are."""
+    """A constant difference is found, however long the documents seen are."""
     text = Objective("text", "toy_text", "bits_per_byte", direction="minimize")
     model, evaluator = make_model("cpu"), build(task_folder, (text,))
     evaluator.prepare(model, tokenizer)
     plain = evaluator.evaluate(model, RECIPE, "search")
-    bar = Racing((text,), pareto=False, first=0.2).bar([reference(beyond(plain, 3.0))])
+    bar = Racing((text,), pareto=False, first=0.2).bar(beyond(plain, 3.0))
     raced = evaluator.evaluate(model, RECIPE, "search", bar)
     assert raced.asked is not None
-    assert raced.values["text"] == pytest.approx(plain.values["text"], abs=1e-4)
+    assert raced.values["text"] == pytest.approx(plain.values["text"], abs=2e-2)
 
 
 def test_what_the_weights_say_is_certain_and_known_first(whole) -> None:

@@ -70,7 +70,7 @@ def test_prepare_and_combine_equal_the_formula(name, shape, k, size, data) -> No
     expected = FORMULAS[name](base.double(), wide, c)
     got = merge(name, base.double(), wide[:k], **c)
     scale = max(float(t.abs().max()) for t in (base, *experts))
-    error = (got - expected)[~expected.isnan()].abs()
+    error = (got - expected)[expected.isfinite()].abs()  # 1 / 0 as published: opposed experts
     # karcher stops at an angle of 1e-5 on both sides
     assert (error <= (2e-5 if name == "karcher" else 1e-6) * scale).all()
 

@@ -17,7 +17,7 @@ from evomerge.compare import paired_mean, scale_of
 from evomerge.errors import ConfigError
 from evomerge.report import many_tables, to_json
 from evomerge.report.coefficients import called, effects, tabulate
-from evomerge.report.luck import leads
+from evomerge.report.leads import leads
 from evomerge.report.many import compare, names, paired_seeds, run_folders
 from evomerge.report.progress import progress
 from evomerge.trial import Objective, TrialState
@@ -135,7 +135,7 @@ def test_leads_are_paired_with_the_verdicts_rival(run):
 
 def test_json_has_the_findings(run):
     made = to_json(run)
-    assert made["luck"][0].keys() == {"number", "luck", "lead"}
+    assert made["leads"][0].keys() == {"number", "luck", "lead"}
     assert len(made["progress"]["best"]) == len(made["progress"]["hypervolume"]) == 40
     assert made["mattered"][0].keys() == {"name", "share", "best_at", "clear"}
 

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from evomerge.choose import front, pick
+from evomerge.choose import front
 from evomerge.cli import main
 from evomerge.compare import paired_mean
+from evomerge.pick import pick
 from evomerge.run import Run
 from evomerge.store import open_run
 from evomerge.trial import Trial

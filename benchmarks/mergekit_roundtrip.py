@@ -1,0 +1,161 @@
+"""mergekit on the `mergekit.yaml` of our exports, against the tensors that we exported.
+
+    python benchmarks/mergekit_roundtrip.py --mergekit-python /path/to/bin/python [--out OUT]
+
+Every method that both programs have, on tiny random Llamas with coefficients that differ between
+groups of tensors: float32 models, the same written as bfloat16, and bfloat16 models. mergekit
+(0.1.5) runs in an environment of its own, one process for all. The error is the largest
+difference over the largest weight; in bfloat16 what counts is how many entries differ by more
+than one rounding (a spacing of bfloat16 at that entry). DARE and DELLA draw other random masks in
+every program, so they are compared at density 1.
+Changes of bfloat16 weights are often equally large; of those at the threshold of TIES,
+breadcrumbs and SCE the two programs keep others, which is counted and no error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from evomerge.experts import ExpertPool
+from evomerge.export import export
+from evomerge.groups import GroupSpec, build_groups
+from evomerge.mergekit.table import METHODS
+from evomerge.methods import method
+from evomerge.recipe import Recipe
+from tests.models import build_family
+
+_MERGEKIT = """
+import json, sys, yaml
+from mergekit.config import MergeConfiguration
+from mergekit.merge import run_merge
+from mergekit.options import MergeOptions
+options = MergeOptions(copy_tokenizer=False, write_model_card=False)
+for source, out in json.load(open(sys.argv[1])):
+    try:
+        data = yaml.safe_load(open(source))
+        run_merge(MergeConfiguration.model_validate(data), out, options)
+    except Exception as e:
+        print(f"FAILED {source}: {e!r}", flush=True)
+"""
+
+TIED = ("ties", "breadcrumbs", "breadcrumbs_ties", "sce")
+CASES = (("float32", "auto"), ("float32", "bfloat16"), ("bfloat16", "auto"))
+"""What the models are stored in, and what the merge is written in."""
+
+
+def recipe_of(name: str, family: dict[str, Path]) -> Recipe:
+    """A recipe that mergekit can express, with as many experts as the method takes."""
+    chosen, row = method(name), METHODS[name]
+    experts = {n: str(family[n]) for n in ("expert_a", "expert_b")[: chosen.n_experts[1]]}
+    pool = ExpertPool.open(str(family["base"]), experts)
+    spec = GroupSpec(blocks=2, roles="split", outside="split")
+    groups = tuple(g.group for g in build_groups(spec, pool.tensors, pool.n_layers))
+    random = np.random.default_rng(1)
+    coefficients = {}
+    for p, about in chosen.parameters.items():
+        shape = (len(groups), 1 if about.shared else len(experts))
+        low, high = about.low, about.high
+        coefficients[p] = random.uniform(low, high, shape)
+        if p in row.only or p in row.equal:
+            coefficients[p][:] = row.only.get(p, 1.0)
+    if "masks" in row.differs and "density" in coefficients:
+        coefficients["density"][:] = 1.0
+    fixed = {**row.minor, **{p: bool(row.parameters[p]) for p in row.words}}
+    if any(p in row.words for p in fixed):
+        known = method(name).fixed
+        fixed = {p: v for p, v in fixed.items() if p in known}
+        fixed |= {p: spelled(row.words[p], row.parameters[p]) for p in row.words if p in known}
+    return Recipe(name, pool.refs, pool.base.ref, groups, coefficients, fixed)
+
+
+def spelled(words: dict, theirs: float | None) -> object:
+    """Our word for mergekit's default."""
+    return next(ours for ours, value in words.items() if value == bool(theirs))
+
+
+def differences(ours: Path, theirs: Path) -> tuple[float, float, int, int]:
+    """Largest difference over the largest weight; in roundings; entries beyond one; entries."""
+    wanted, got = (load_all(p) for p in (ours, theirs))
+    missing = wanted.keys() ^ got.keys()
+    assert not missing, missing
+    relative, steps, beyond, n = 0.0, 0.0, 0, 0
+    for name, a in wanted.items():
+        assert a.dtype == got[name].dtype, (name, a.dtype, got[name].dtype)
+        a, b = a.double(), got[name].double()  # noqa: PLW2901
+        gap = (a - b).abs()
+        # the spacing of bfloat16 at the larger of both: 8 significant bits
+        spacing = 2.0 ** (torch.floor(torch.log2(torch.maximum(a.abs(), b.abs()))) - 7)
+        roundings = torch.where(gap > 0, gap / spacing, 0.0)
+        relative = max(relative, float(gap.max() / a.abs().max()))
+        steps = max(steps, float(roundings.max()))
+        beyond += int((roundings > 1).sum())
+        n += a.numel()
+    return relative, steps, beyond, n
+
+
+def load_all(folder: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a checkpoint folder."""
+    found = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        found |= load_file(file)
+    return found
+
+
+def main() -> int:
+    """Runs it and prints a table; 1 where something differs."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--mergekit-python", required=True)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = (options.out or Path(temporary)).absolute()
+        jobs, cases = [], []
+        for stored, written in CASES:
+            family = build_family(folder / stored, layers=3, hidden=32, tie=False, dtype=stored)
+            for name in METHODS:
+                ours = folder / f"ours-{stored}-{written}-{name}"
+                out = export(recipe_of(name, family), ours, dtype=written, overwrite=True)
+                theirs = folder / f"theirs-{stored}-{written}-{name}"
+                cases.append((name, stored if written == "auto" else f"to {written}", out, theirs))
+                if (out / "mergekit.yaml").exists():
+                    jobs.append((str(out / "mergekit.yaml"), str(theirs)))
+        (folder / "jobs.json").write_text(json.dumps(jobs))
+        command = [options.mergekit_python, "-c", _MERGEKIT, str(folder / "jobs.json")]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        failed = [line for line in done.stdout.splitlines() if line.startswith("FAILED")]
+        print("\n".join(failed) or f"mergekit merged {len(jobs)} configurations", flush=True)
+        if done.returncode:
+            print(done.stderr[-2000:])
+        return report(cases)
+
+
+def report(cases: list[tuple[str, str, Path, Path]]) -> int:
+    """The table."""
+    bad = 0
+    print("| method | dtype | largest difference / weight | roundings of bf16 | beyond one | |")
+    print("|---|---|---|---|---|---|")
+    for name, dtype, ours, theirs in cases:
+        if not theirs.exists():
+            print(f"| {name} | {dtype} | mergekit made nothing | | | differs |")
+            bad += 1
+            continue
+        relative, steps, beyond, n = differences(ours, theirs)
+        good = relative <= 1e-6 if dtype == "float32" else beyond == 0
+        tied = dtype == "bfloat16" and name in TIED and beyond < 0.01 * n
+        bad += not good and not tied
+        shown = f"{steps:.2g} | {beyond} of {n}" if dtype != "float32" else "|"
+        word = "" if good else "equal magnitudes" if tied else "differs"
+        print(f"| {name} | {dtype} | {relative:.1e} | {shown} | {word} |")
+    return int(bad > 0)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
