@@ -208,7 +208,7 @@ def test_equal_prompts_are_generated_once(gpt2):
     assert [resps[:1] for resps in got] == stock(gpt2, bpe(), asked)
 
 
-def test_a_chat_template(task_folder, device, tokenizer, monkeypatch):
+def test_a_chat_template(task_folder, device, tokenizer):
     from .test_stock import assert_equals_stock
     from .test_stock import stock as stock_scores
     from .toys import OBJECTIVES, build
@@ -226,9 +226,8 @@ def test_a_chat_template(task_folder, device, tokenizer, monkeypatch):
     scores = evaluator.evaluate(model, None, "search")
     assert evaluator._built["search"].requests.generations.groups
     results = stock_scores(
-        model, tokenizer, task_folder, evaluator, "search", monkeypatch,
-        fewshot_as_multiturn=True, **settings,
-    )  # fmt: skip
+        model, tokenizer, task_folder, evaluator, "search", fewshot_as_multiturn=True, **settings
+    )
     assert_equals_stock(scores, results, evaluator, "search")
 
 
