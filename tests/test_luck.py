@@ -91,8 +91,7 @@ def test_where_nothing_can_be_said() -> None:
 
 
 def test_the_report_has_the_sentence_where_there_is_a_gain() -> None:
-    from evomerge.report.data import to_json
-    from evomerge.report.tables import text
+    from evomerge.report import text, to_json
 
     run, _ = draw(3, 0.05)
     worse = s.run([s.trial(0, {"a": np.full(80, 1.0)}, "reference", label="expert a"),
