@@ -22,8 +22,8 @@ log = logging.getLogger(__name__)
 
 PAIRS_PER_TOKEN = 4
 """Attention pairs that cost as much as one token, in units of the hidden size. Counting operations
-gives 6; under a mask on a CPU it is 6 for a hidden size of 768 and rows of 1,024 tokens, and for 128
-documents after one prefix are fastest with 4 (0.27 s, 0.38 with 8 or 16; alike elsewhere)."""
+gives 6; under a mask on a CPU it is 6 for a hidden size of 768 and rows of 1,024 tokens; for 128,
+documents after one prefix are fastest with 4 (0.27 s; 0.38 with 8 or 16)."""
 
 LOGITS_PER_STEP = {"cpu": 2**20, "cuda": 2**27}
 """Logits that are normalised at a time, by device type: what stays in a cache, and what a float32
