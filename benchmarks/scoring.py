@@ -31,8 +31,8 @@ zoo, 20 and 3 for the shape (overhead, times faster than `simple_evaluate`, lean
     100m  choice               0%   3.8   3.6    3.0
     100m  choice_5shot         0%   5.1   5.0    4.0
 
-A zoo candidate of 50 short texts takes 60 ms; 6 to 8 ms of lm-eval's filters and metrics are the 11
-and 13%.
+A zoo candidate of 50 short texts takes 60 ms; 6 to 8 ms of lm-eval's filters and metrics are the
+11 and 13%.
 """
 
 from __future__ import annotations
