@@ -260,7 +260,7 @@ def main() -> None:
                 figures["rss_growth_mb" + suffix] = found["rss_growth_mb"]
     if options.only in {None, "ray"}:
         figures |= round_trip(2000)
-    print(json.dumps({k: round(v, 4) for k, v in figures.items()}, indent=1))
+    print(json.dumps({k: round(v, 4) for k, v in figures.items()}))
 
 
 if __name__ == "__main__":
