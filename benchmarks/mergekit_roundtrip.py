@@ -138,8 +138,9 @@ def main() -> int:
 
 
 def report(cases: list[tuple[str, str, Path, Path]]) -> int:
-    """The table."""
+    """The table, and its worst figures."""
     bad = 0
+    worst: dict[str, float] = {}
     print("| method | dtype | largest difference / weight | roundings of bf16 | beyond one | |")
     print("|---|---|---|---|---|---|")
     for name, dtype, ours, theirs in cases:
@@ -154,6 +155,9 @@ def report(cases: list[tuple[str, str, Path, Path]]) -> int:
         shown = f"{steps:.2g} | {beyond} of {n}" if dtype != "float32" else "|"
         word = "" if good else "equal magnitudes" if tied else "differs"
         print(f"| {name} | {dtype} | {relative:.1e} | {shown} | {word} |")
+        found = relative if dtype == "float32" else beyond / n
+        worst[dtype] = max(worst.get(dtype, 0.0), found)
+    print(json.dumps({"differing": bad, "worst_relative_or_share_beyond_a_rounding": worst}))
     return int(bad > 0)
 
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -167,6 +168,12 @@ def row(name: str, cells: np.ndarray) -> str:
     return f"| {name} | {shown} |"
 
 
+def gap(cells: np.ndarray) -> dict[str, float]:
+    """Mean gap between what was seen and what is elsewhere, raw and corrected."""
+    search, corrected, elsewhere = cells.mean(axis=0)
+    return {"raw": round(search - elsewhere, 4), "corrected": round(corrected - elsewhere, 4)}
+
+
 def main() -> None:
     """Runs it and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -184,13 +191,17 @@ def main() -> None:
     for seed in range(options.seeds):
         gains = one(options.out, everywhere, seed, options)
         rows.append(gains)
-        cells = [*gains, gains[0] - gains[2], gains[1] - gains[2]]
-        print(f"| {seed} | " + " | ".join(f"{v:+.3f}" for v in cells) + " |", flush=True)
+        shown = [*gains, gains[0] - gains[2], gains[1] - gains[2]]
+        print(f"| {seed} | " + " | ".join(f"{v:+.3f}" for v in shown) + " |", flush=True)
     print(row("mean", np.array(rows)))
+    figures = {"searches": gap(np.array(rows))}
     runs = [open_run(options.out / f"seed-{seed}") for seed in range(options.seeds)]
     print(f"\n| documents per task {head}\n|---|---|---|---|---|---|")
     for n in (3, 5, 10, 15):
-        print(row(str(n), choices(runs, n, options.draws)), flush=True)
+        cells = choices(runs, n, options.draws)
+        print(row(str(n), cells), flush=True)
+        figures[f"choices_of_{n}"] = gap(cells)
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":
