@@ -23,8 +23,8 @@ Figures:
 * ``ray_round_trip_ms``, ``ray_trials_per_s``: one job through the real Ray executor, alone and
   with 16 actors (processes of their own; they answer at once) kept busy.
 
-On two cores of an AMD EPYC (Zen 4), 10,000 trials with cma_es, otherwise idle: utilisation 1.00 (64
-workers; whole .975) and .971 (256; whole .881); driver 1.6 and 2.5 ms a trial, 98 MB.
+On two cores of an AMD EPYC (Zen 4), 10,000 trials with cma_es, otherwise idle: utilisation 1.00
+(64 workers; whole .975) and .971 (256; whole .881); driver 1.6 and 2.5 ms a trial, 98 MB.
 """
 
 from __future__ import annotations
