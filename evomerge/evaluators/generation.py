@@ -28,6 +28,7 @@ from evomerge.evaluators.greedy import (
     narrowest_window,
 )
 from evomerge.evaluators.memory import Portions
+from evomerge.evaluators.packing import common
 from evomerge.evaluators.stops import Stops
 
 if TYPE_CHECKING:
@@ -181,7 +182,7 @@ class Generator:
         if not prompts[-1]:
             return None  # an empty prompt: transformers decides what it begins with
         longest = len(prompts[0]) + n_new
-        shared = min(_common(min(prompts), max(prompts)), len(prompts[-1]) - 1)
+        shared = min(common(min(prompts), max(prompts)), len(prompts[-1]) - 1)
         # Sliding windows count columns, and a gap behind the shared part would be counted too.
         worthwhile = (
             len(prompts) > 1 and shared >= SHORTEST_SHARED and longest <= narrowest_window(lm)
@@ -252,8 +253,3 @@ class Generator:
         longest = max(len(lm.tok_encode(i.args[0])) for i in instances)
         new = max(int(i.args[1].get("max_gen_toks", lm.max_gen_toks)) for i in instances)
         return max(1, tokens_per_batch(lm.device) // min(longest + new, int(lm.max_length)))
-
-
-def _common(a: Prompt, b: Prompt) -> int:
-    """Number of tokens that two prompts, and all that sort between them, begin with."""
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), len(a))

@@ -88,7 +88,7 @@ def _shared(ordered: Sequence[Input], pairs_per_token: int) -> Iterator[list[Inp
     length = 0
     for tokens in ordered:
         if members and pairs_per_token:
-            grown = length + len(tokens) - _common(members[-1], tokens)
+            grown = length + len(tokens) - common(members[-1], tokens)
             if cost(grown) - cost(length) < cost(len(tokens)):
                 members.append(tokens)
                 length = grown
@@ -107,7 +107,7 @@ class _Tree:
         self.members = members
         self.length = len(members[0])
         for before, tokens in itertools.pairwise(members):
-            self.length += len(tokens) - _common(before, tokens)
+            self.length += len(tokens) - common(before, tokens)
         self.n_logits = sum(len(c) for tokens in members for _, c in inputs[tokens])
 
 
@@ -148,8 +148,8 @@ def _fill(trees: Sequence[_Tree], packing: Packing) -> tuple[list[list[_Tree]], 
     return rows, left
 
 
-def _common(a: Input, b: Input) -> int:
-    """Number of tokens that two inputs begin with alike."""
+def common(a: Input, b: Input) -> int:
+    """Number of tokens that two inputs, and all that sort between them, begin with alike."""
     low, high = 0, min(len(a), len(b))
     while low < high:  # slices compare at the speed of C
         middle = (low + high + 1) // 2
@@ -172,7 +172,7 @@ class _Row:
         path: list[int] = []  # columns of the tokens of the input that was added last
         before: Input = ()
         for tokens in members:
-            kept = _common(before, tokens)
+            kept = common(before, tokens)
             self.branches |= kept < len(path)
             for column in path[kept:]:
                 self.reach[column] = len(self.tokens)
