@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from evomerge.choose import Verdict, verdict
+from evomerge.luck import luck
 from evomerge.report import markup
 from evomerge.report.coefficients import effects
 from evomerge.report.data import printable, replace
@@ -83,7 +84,9 @@ def _parts(run: Run, answer: Verdict, drawn: Mapping[str, object]) -> dict[str, 
     if "luck" in made:
         table = made["luck"]
         body = markup.plot("luck", table.title, "low") + markup.table_html(table, any_trial)
-        add("luck", table.title, table.note, f'<div class="beside">{body}</div>')
+        chance = luck(run)  # the text report says it below the verdict
+        expected = f" {printable(chance.sentence)}" if chance and chance.gain > 0 else ""
+        add("luck", table.title, table.note + expected, f'<div class="beside">{body}</div>')
     if any_trial and many:
         add(
             "front",

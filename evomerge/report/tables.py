@@ -25,7 +25,6 @@ from evomerge.compare import (
     scale_of,
     smallest_visible,
 )
-from evomerge.luck import luck
 from evomerge.report.coefficients import effects
 from evomerge.report.data import called, printable, raw, summary, table_split
 from evomerge.report.leads import leads
@@ -184,8 +183,6 @@ def luck_table(run: Run, answer: Verdict) -> Table:
             "its own documents happen to favour; new documents take that part back: here "
             f"{number(mean, sign=True)} on average over {len(found)} merges."
         )
-    if (chance := luck(run)) is not None and chance.gain > 0:
-        note = f"{note} {printable(chance.sentence)}".strip()
     return Table("luck", "How much was luck", note, columns, tuple(body))
 
 
