@@ -107,14 +107,33 @@ def watch(search: Search, n: int, limit: float = 900.0) -> Speed:
             time.sleep(0.02)
         counted.append((len(times), cpu_seconds(process)))
     finally:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            for one in (*process.children(recursive=True), process):
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    one.kill()
-        process.wait()
+        end(process)
     (first, before), (last, after) = counted[0], counted[-1]
     seconds = (times[-1] - times[search.warm - 1]) / (len(times) - search.warm)
     return Speed(seconds, (after - before) / max(1, last - first), times[0] - begun)
+
+
+def end(process: psutil.Popen) -> None:
+    """Kills a program and all it started, and returns when none of them runs any more."""
+    family = [process]
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process.suspend()  # so that it starts nothing more
+        family += process.children(recursive=True)
+    for one in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.kill()
+    process.wait()
+    # A kill is a request: on a busy machine the kernel carries it out some time later.
+    while any(runs(one) for one in family[1:]):
+        time.sleep(0.02)
+
+
+def runs(process: psutil.Process) -> bool:
+    """Whether it still does anything: a zombie, which nobody reaped, does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def tail(log: Path) -> str:
