@@ -167,11 +167,16 @@ class Study:
     def _work(self) -> None:
         """Starts and collects until nothing is due, nothing more is asked for, nothing runs."""
         while True:
-            started = not self._stopping and (self._start_due() or self._start_asked())
+            started = not self._stopping and self._start_something()
             if not started and not self._pending:
                 return
             if self._pending:
                 self._collect()
+
+    def _start_something(self) -> bool:
+        """Starts what is due, and on the workers that are left what is asked for."""
+        due = self._start_due()
+        return self._start_asked() or due
 
     def _start_due(self) -> bool:
         """Starts reference points and finals, which come before anything that is asked for."""
@@ -186,12 +191,14 @@ class Study:
         free = self._executor.capacity - len(self._pending)
         left = self._n_trials - self._n_search
         if self._budget is not None and min(free, left) > 0:
-            allowed = self._budget.left(sum(t.kind == "search" for t in self._pending.values()))
+            allowed = self._budget.left(sum(t.split == "search" for t in self._pending.values()))
             left = left if allowed is None else min(left, allowed)
         if min(free, left) < 1:
             return False
         first = len(self._references) + self._n_search
         pending = sorted(self._pending.values(), key=lambda t: t.number)
+        # A race is run in the units that the reference points define.
+        awaits_reference = any(t.kind == "reference" for t in pending)
         start = time.perf_counter()
         points = self._optimizer.ask(min(free, left), first, pending)
         if points and self._observer:
@@ -200,7 +207,7 @@ class Study:
             x = self._space.snap(np.asarray(point, dtype=np.float64))
             self._n_search += 1
             trial = Trial(first + i, "search", x, self._space.decode(x))
-            if self._racing is not None:
+            if self._racing is not None and not awaits_reference:
                 trial = dataclasses.replace(trial, raced_after=len(self._told))
             self._start(trial)
         return bool(points)
