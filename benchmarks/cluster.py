@@ -190,10 +190,10 @@ class Echo:
     def __init__(self, spec: Any) -> None:
         del spec
 
-    def ready(self) -> tuple[None, list[str]]:
+    def ready(self) -> tuple[None, list[Any]]:
         return None, []
 
-    def run(self, job: Job) -> tuple[Trial, list[str]]:
+    def run(self, job: Job) -> tuple[Trial, list[Any]]:
         trial = job.trial
         return dataclasses.replace(trial, state=TrialState.COMPLETE, scores=evaluate(trial)), []
 

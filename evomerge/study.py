@@ -29,7 +29,7 @@ from evomerge.run import Run
 from evomerge.scale import BASE, EXPERT
 from evomerge.space import SearchSpace
 from evomerge.store import TrialStore
-from evomerge.trial import Split, Trial, TrialState
+from evomerge.trial import WAIT, Split, Trial, TrialState
 
 Phase = Literal["references", "search", "finals", "done"]
 UNIFORM = "uniform average"
@@ -108,6 +108,7 @@ class Study:
         self._told: list[Trial] = []
         self._due: deque[Trial] = deque()
         self._pending: dict[tuple[int, Split], Trial] = {}
+        self._since: dict[tuple[int, Split], float] = {}  # when what is pending was submitted
         self._by_recipe: dict[str, Trial] = {}
         self._n_search = 0
         self._stopping = False
@@ -228,6 +229,7 @@ class Study:
 
     def _submit(self, trial: Trial) -> None:
         self._pending[trial.number, trial.split] = trial
+        self._since[trial.number, trial.split] = time.monotonic()
         self._executor.submit(Job(trial, self._bar(trial)))
         if self._observer:
             self._observer.started(trial)
@@ -245,12 +247,22 @@ class Study:
         """
         finished: dict[tuple[int, Split], Trial] = {}
         for trial in self._executor.collect():
-            if (trial.number, trial.split) in self._pending:
-                finished.setdefault((trial.number, trial.split), trial)
+            key = trial.number, trial.split
+            if key in self._pending and key not in finished:
+                finished[key] = self._timed(trial)
         self._store.append(*finished.values())
         for key, trial in finished.items():
             del self._pending[key]
             self._take(trial)
+
+    def _timed(self, trial: Trial) -> Trial:
+        """The trial with what it waited; one that was looked up took no time."""
+        passed = time.monotonic() - self._since.pop((trial.number, trial.split))
+        if trial.scores is None or not trial.scores.seconds:
+            return trial
+        wait = max(0.0, passed - trial.scores.spent)
+        scores = dataclasses.replace(trial.scores, seconds={**trial.scores.seconds, WAIT: wait})
+        return dataclasses.replace(trial, scores=scores)
 
     def _take(self, trial: Trial, *, fresh: bool = True) -> None:
         self._told.append(trial)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -269,6 +271,20 @@ def test_what_runs_beside_the_references_is_not_raced(tmp_path) -> None:
     assert min(t.raced_after for t in searched if t.raced_after is not None) >= max(
         told.index(n) + 1 for n in range(4)
     )
+
+
+def test_what_a_trial_waited_is_stored_beside_what_its_worker_spent(tmp_path) -> None:
+    class Slow(FakeExecutor):
+        def collect(self, timeout: float | None = None) -> list[Trial]:
+            time.sleep(0.05)
+            (done,) = super().collect(timeout)
+            seconds = {"merge": 0.01, "score": 0.02}
+            return [replace(done, scores=replace(done.scores, seconds=seconds))]
+
+    for t in run(tmp_path, Slow(), n_trials=2):
+        assert (t.scores.seconds["merge"], t.scores.seconds["score"]) == (0.01, 0.02)
+        assert t.scores.seconds["wait"] >= 0.02
+        assert t.scores.spent == pytest.approx(0.03)
 
 
 def test_known_recipes_are_copied_not_evaluated(tmp_path) -> None:

@@ -23,25 +23,12 @@ from typing import Any
 from evomerge.errors import ConfigError, EvomergeError, StudyError
 from evomerge.executors.base import Job
 from evomerge.executors.division import divide
+from evomerge.executors.notes import Notes as _Notes
+from evomerge.executors.notes import Repeater
 from evomerge.executors.worker import Worker, WorkerSpec
 from evomerge.trial import Trial, TrialState
 
 _log = logging.getLogger(__name__)
-
-
-class _Notes(logging.Handler):
-    """Keeps what a worker warns of; Ray would leave it in a file that nobody opens."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self._lines: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._lines.append(record.getMessage())
-
-    def take(self) -> list[str]:
-        lines, self._lines = self._lines, []
-        return lines
 
 
 class _Actor:
@@ -56,12 +43,12 @@ class _Actor:
         except Exception as e:  # noqa: BLE001 - raised again by ready()
             self._error = e
 
-    def ready(self) -> tuple[None, list[str]]:
+    def ready(self) -> tuple[None, list[dict[str, Any]]]:
         if self._error is not None:
             raise self._error
         return None, self._notes.take()
 
-    def run(self, job: Job) -> tuple[Trial, list[str]]:
+    def run(self, job: Job) -> tuple[Trial, list[dict[str, Any]]]:
         trial = self._worker.run(job)
         if trial.state is TrialState.FAILED and not self._worker.healthy():
             raise RuntimeError(trial.error)  # the device is lost, and not by this trial's fault
@@ -128,7 +115,7 @@ class RayExecutor:
         self._queue: deque[Job] = deque()
         self._finished: list[Trial] = []
         self._lost: Counter[tuple[int, str]] = Counter()  # workers, by trial
-        self._said: set[str] = set()
+        self._repeater = Repeater()
         self._ray, self._ours = start_ray(address)
         try:
             nodes = [n["Resources"] for n in self._ray.nodes() if n["Alive"]]
@@ -208,12 +195,9 @@ class RayExecutor:
                 slot.ref, slot.since = slot.actor.run.remote(slot.job), time.monotonic()
 
     def _get(self, ref: Any) -> Any:
-        """A worker's answer; its warnings are repeated here, each once."""
+        """A worker's answer; what it logged is repeated here."""
         answer, notes = self._ray.get(ref)
-        for line in notes:
-            if line not in self._said:
-                self._said.add(line)
-                _log.warning("%s", line)
+        self._repeater.repeat(notes)
         return answer
 
     def _welcome(self, slot: _Slot) -> None:
