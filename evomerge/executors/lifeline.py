@@ -19,7 +19,7 @@ PATIENCE = 45.0
 """Seconds that a head may take to come back; after 60 Ray ends the driver
 (``gcs_rpc_server_reconnect_timeout_s``)."""
 
-_CONTINUES = "What is finished is kept: once the cluster is up again, the same command continues the search."
+_CONTINUES = "What is finished is kept: the same command continues, once the cluster is up again."
 
 
 class Lifeline:
