@@ -385,4 +385,9 @@ def _positive(**settings: float | None) -> None:
 def _reason(error: BaseException) -> str:
     """What happened, without the decoration of a Ray error."""
     cause = getattr(error, "cause", None)
-    return str(error).strip() if cause is None else f"{type(cause).__name__}: {cause}"
+    if cause is not None:
+        return f"{type(cause).__name__}: {cause}"
+    words = str(error).strip()
+    if type(error).__name__ == "OutOfMemoryError":  # the rest lists the machine's processes
+        words = words.splitlines()[0] + ". Lower executor.workers, or use larger machines."
+    return words

@@ -1,4 +1,4 @@
-"""A real Ray cluster on this machine: a head without cores, and two nodes with two each.
+"""A real Ray cluster on this machine: a head without cores, and nodes with two each.
 
 The head keeps what it knows in RocksDB, so that it can be killed alone and come back; it notices
 a dead node within a second, where Ray's defaults take fifteen.
@@ -13,24 +13,27 @@ import tempfile
 import psutil
 from ray.cluster_utils import Cluster
 
-SETTINGS = {
-    "health_check_initial_delay_ms": 0,
-    "health_check_period_ms": 200,
-    "gcs_storage": "rocksdb",
-}
 
+class ChaosCluster:
+    """The cluster, and what can be done to it. Every deed says whether there was one to do.
 
-class TwoNodes:
-    """The cluster, and what can be done to it. Every deed says whether there was one to do."""
+    Args:
+        nodes: Nodes at the start.
+        remembers: Whether a head that comes back knows what it knew.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, nodes: int = 2, *, remembers: bool = True) -> None:
         self._memory = tempfile.mkdtemp()
-        settings = {**SETTINGS, "gcs_storage_path": self._memory}
+        settings = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 200}
+        if remembers:
+            settings |= {"gcs_storage": "rocksdb", "gcs_storage_path": self._memory}
         self._cluster = Cluster(
             initialize_head=True,
             head_node_args={"num_cpus": 0, "_system_config": settings, "include_dashboard": False},
         )
-        self._nodes = [self._cluster.add_node(num_cpus=2) for _ in range(2)]
+        self._nodes = []
+        for _ in range(nodes):
+            self.add_node()
 
     @property
     def address(self) -> str:
@@ -48,13 +51,19 @@ class TwoNodes:
         return bool(actors)
 
     def kill_node(self, rng: random.Random) -> bool:
-        node = self._nodes.pop(rng.randrange(len(self._nodes)))
-        self._cluster.remove_node(node, allow_graceful=False)
-        self._nodes.append(self._cluster.add_node(num_cpus=2))
+        self.remove_node(rng.randrange(len(self._nodes)))
+        self.add_node()
         return True
 
+    def add_node(self) -> None:
+        self._nodes.append(self._cluster.add_node(num_cpus=2))
+
+    def remove_node(self, which: int) -> None:
+        """A node dies, and all that runs there."""
+        self._cluster.remove_node(self._nodes.pop(which), allow_graceful=False)
+
     def restart_gcs(self) -> bool:
-        """The head's own process dies, and comes back with what it knew."""
+        """The head's own process dies and comes back."""
         self._cluster.head_node.kill_gcs_server(check_alive=False)
         self._cluster.head_node.start_gcs_server()
         return True

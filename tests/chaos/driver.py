@@ -33,10 +33,24 @@ class SleepingWorker:
         scores = scores_of(job.trial.recipe, job.trial.split)
         return dataclasses.replace(job.trial, state=TrialState.COMPLETE, scores=scores)
 
+    def healthy(self) -> bool:
+        return True
+
+
+class Heavy(list):
+    """Notes that travel through the object store, as the scores of 10,000 documents do."""
+
+    def __init__(self) -> None:
+        self.ballast = bytes(1_000_000)
+
 
 class SleepingActor(executors._Actor):
     def __init__(self, spec) -> None:
         self._notes, self._error, self._worker = executors._Notes(), None, SleepingWorker()
+
+    def run(self, job) -> tuple[Trial, list[str]]:
+        trial, notes = super().run(job)
+        return trial, random.choice((notes, Heavy()))
 
 
 def told_file(folder: Path, pid: int) -> Path:

@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 
 from evomerge.store import open_run
-from tests.chaos.cluster import TwoNodes
+from tests.chaos.cluster import ChaosCluster
 from tests.chaos.driver import FULL, LOST, N_TRIALS, sit, told_file
 from tests.fakes import FakeExecutor
 from tests.test_study import key, run
@@ -39,7 +39,7 @@ def process():
     return context.Process
 
 
-def do(deed: str, driver, cluster: TwoNodes, rng: random.Random) -> bool:
+def do(deed: str, driver, cluster: ChaosCluster, rng: random.Random) -> bool:
     """One kill; False where there was nothing to kill."""
     if deed == "worker":
         return cluster.kill_worker(rng)
@@ -72,7 +72,9 @@ def one_sitting(driver, cluster, folder: Path, due: list[str], rng, end: float) 
     return done
 
 
-def schedule(seed: int, process, cluster: TwoNodes, folder: Path) -> tuple[Counter, TwoNodes]:
+def schedule(
+    seed: int, process, cluster: ChaosCluster, folder: Path
+) -> tuple[Counter, ChaosCluster]:
     """Runs one search to its end; what was done to it, and the cluster that is left."""
     rng, deeds = random.Random(seed), Counter()
     workers, optimizer = rng.choice((1, 1, 3)), rng.choice(("random", "cma_es", "nsga2"))
@@ -98,7 +100,7 @@ def schedule(seed: int, process, cluster: TwoNodes, folder: Path) -> tuple[Count
             done["full"] += 1
         if done["head"]:
             cluster.close()
-            cluster = TwoNodes()
+            cluster = ChaosCluster()
         deeds += done
     judge(cut, whole, synchronous=workers == 1)
     return deeds, cluster
@@ -129,7 +131,7 @@ def seeds() -> range:
 
 @pytest.mark.slow
 def test_chaos(process, tmp_path) -> None:
-    cluster, deeds = TwoNodes(), Counter()
+    cluster, deeds = ChaosCluster(), Counter()
     try:
         for seed in seeds():
             start = time.monotonic()

@@ -15,11 +15,13 @@ import psutil
 import pytest
 
 from evomerge.errors import ConfigError, StudyError, TaskError
+from evomerge.executors import ray as executors
 from evomerge.executors.base import Job
 from evomerge.executors.local import LocalExecutor
 from evomerge.executors.ray import RayExecutor
 from evomerge.executors.worker import WorkerSpec
 from evomerge.trial import Trial, TrialState
+from tests.chaos.driver import SleepingActor
 from tests.executors.probe import Probe
 
 DEEDS = {
@@ -156,6 +158,32 @@ def test_collect_gives_up_waiting_and_loses_nothing(executor, trials) -> None:
     assert executor.collect(timeout=0.2) == []
     assert executor.collect(timeout=0) == []
     assert [t.number for t in executor.collect()] == [20]
+
+
+def test_a_lost_driver_leaves_its_room_to_others(ray, executor) -> None:
+    """Its workers were its own: in a sweep launched on Ray, other searches go on with the room."""
+    lost = ray.remote(num_cpus=0)(Owner).remote()
+    pid = ray.get(lost.begin.remote())
+    assert ray.available_resources().get("CPU", 0) == 0  # two of the four are the executor's
+    os.kill(pid, signal.SIGKILL)
+    end = time.monotonic() + 60
+    while ray.available_resources().get("CPU", 0) < 2:
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+class Owner:
+    """A driver that is a Ray actor itself."""
+
+    def begin(self) -> int:
+        executors._Actor = SleepingActor
+        self.executor = RayExecutor(
+            WorkerSpec(pool=None, evaluator=None, device="cpu"), workers=2, cpus_per_worker=1
+        )
+        while self.executor.capacity < 2:
+            self.executor.warm_up()
+            self.executor._wait(0.1)
+        return os.getpid()
 
 
 @pytest.mark.slow
