@@ -365,7 +365,9 @@ def start_ray(address: str | None, *, log_to_driver: bool = False) -> tuple[Any,
     except ConnectionError as e:
         raise ConfigError(
             f"executor.address={address}: no Ray cluster answers there ({e}). Start one with "
-            "`ray start --head`, or leave the address out."
+            "`ray start --head`, or leave the address out. A cluster that asks for a token "
+            "(Ray's default where there is one) lets a driver in that was started with "
+            "RAY_AUTH_MODE=token."
         ) from e
     return ray, True
 
