@@ -212,8 +212,17 @@ class RayExecutor:
 
     def _wait(self, seconds: float) -> None:
         """Waits until something happens on a worker, and deals with all that has happened."""
-        refs = {s.ref: s for s in self._slots if s.ref is not None}
         self._lifeline.check()
+        try:
+            self._attend(seconds)
+        except EvomergeError:
+            raise
+        except Exception:  # as a broken pipe to the object store, where the raylet was killed
+            self._lifeline.check(now=True)
+            raise
+
+    def _attend(self, seconds: float) -> None:
+        refs = {s.ref: s for s in self._slots if s.ref is not None}
         self._ray.wait(list(refs), num_returns=1, timeout=seconds)
         done, _ = self._ray.wait(list(refs), num_returns=len(refs), timeout=0)
         for ref in done:
