@@ -344,7 +344,8 @@ class RayExecutor:
         self._slots.clear()
         self._queue.clear()
         if self._ours:
-            self._ray.shutdown()
+            with contextlib.suppress(Exception):  # it prints: a full disk may be why we are here
+                self._ray.shutdown()
             self._ours = False
 
 
