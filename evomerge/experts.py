@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -12,26 +11,11 @@ from evomerge.adapter import open_expert
 from evomerge.checkpoint import Checkpoint, TensorInfo, vocabulary
 from evomerge.errors import CheckpointError, ConfigError
 from evomerge.recipe import ModelRef
+from evomerge.roles import layer_of, role_of
 
 if TYPE_CHECKING:
     import torch
 
-ROLES = ("attention", "mlp", "norm", "embedding", "head", "other")
-
-_LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blocks?|encoder|decoder)\.(\d+)\.")
-_ROLE_TOKENS = (
-    (
-        "attention",
-        re.compile(r"(self_|cross_|linear_)?(attn|attention)|mixer|mamba|SelfAttention|EncDec\w+"),
-    ),
-    (
-        "mlp",
-        re.compile(r"mlp|ffn|feed_forward|block_sparse_moe|moe|experts|fc_?\d|[dD]ense_?\w+"),
-    ),
-    ("head", re.compile(r"lm_head|embed_out|output|score")),
-    ("embedding", re.compile(r"\w*embed\w*|wte|wpe|tok_embeddings|shared")),
-    ("norm", re.compile(r"\w*(norm|layernorm)\w*|ln_?\w+")),
-)
 # Equal shapes do not make two models the same function: these must agree too.
 _FUNCTION_KEYS = (
     "model_type",
@@ -69,7 +53,7 @@ class MergeTensor:
         name: Name in the checkpoints.
         shape: Its shape.
         layer: Index of its transformer layer, or None for embeddings, head and final norm.
-        role: One of :data:`ROLES`.
+        role: One of :data:`~evomerge.roles.ROLES`.
     """
 
     name: str
@@ -180,23 +164,6 @@ class ExpertPool:
         """Base (or None) and expert tensors of one name, memory-mapped: treat as immutable."""
         base = self.base.tensor(name) if self.base else None
         return base, [e.tensor(name) for e in self.experts]
-
-
-def layer_of(name: str) -> int | None:
-    """Index of the transformer layer that a tensor belongs to, or None."""
-    match = _LAYER.search(name)
-    return int(match.group(1)) if match else None
-
-
-def role_of(name: str) -> str:
-    """Role of a tensor by the parts of its name: one of :data:`ROLES`."""
-    parts = name.split(".")[:-1]
-    for role, pattern in _ROLE_TOKENS:
-        if role in {"head", "embedding"} and layer_of(name) is not None:
-            continue
-        if any(pattern.fullmatch(p) for p in parts):
-            return role
-    return "other"
 
 
 def _setting(checkpoint: Checkpoint, key: str) -> object:

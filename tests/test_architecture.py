@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "evomerge"
 FLOORS = {
     "errors": 1, "pareto": 1, "resources": 1,
-    "recipe": 2, "geometry": 2, "estimate": 2, "methods": 2,
+    "recipe": 2, "roles": 1, "geometry": 2, "estimate": 2, "methods": 2,
     "trial": 3, "scale": 3, "constraints": 3, "run": 3,
     "checkpoint": 3, "adapter": 3, "experts": 3, "groups": 3, "space": 3,
     "placement": 4, "prepared": 4, "materialize": 4, "realised": 4, "gram": 4, "diagnose": 4,

@@ -14,7 +14,8 @@ from evomerge.adapter import open_expert
 from evomerge.checkpoint import Checkpoint, vocabulary
 from evomerge.diagnose.finding import Finding
 from evomerge.errors import CheckpointError
-from evomerge.experts import Misfit, layer_of, misfits, quantised, role_of
+from evomerge.experts import Misfit, misfits, quantised
+from evomerge.roles import layer_of, role_of
 
 _SHOWN = 3
 """Names shown of a long list."""

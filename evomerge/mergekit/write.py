@@ -15,13 +15,14 @@ import yaml
 
 from evomerge.adapter import is_adapter
 from evomerge.errors import ConfigError
-from evomerge.experts import MergeTensor, layer_of, role_of
+from evomerge.experts import MergeTensor
 from evomerge.mergekit.config import model_source, read_slices
 from evomerge.mergekit.plan import Plan
 from evomerge.mergekit.runs import runs_of_layers
 from evomerge.mergekit.table import METHODS, Row
 from evomerge.methods import method
 from evomerge.recipe import Recipe, Scalar
+from evomerge.roles import layer_of, role_of
 
 Values = dict[str, tuple[float, ...]]
 """Parameter name to its K values (or 1), of one tensor."""
