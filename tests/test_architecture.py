@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "evomerge"
 FLOORS = {
-    "errors": 1, "pareto": 1, "resources": 1,
+    "errors": 1, "cache": 1, "pareto": 1, "resources": 1,
     "recipe": 2, "roles": 1, "geometry": 2, "estimate": 2, "methods": 2,
     "trial": 3, "scale": 3, "constraints": 3, "run": 3,
     "checkpoint": 3, "adapter": 3, "experts": 3, "groups": 3, "space": 3,
@@ -97,7 +97,8 @@ def test_optimizers_know_only_trials(path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "methods").glob("*.py")), ids=lambda p: p.stem)
 def test_methods_know_only_tensors(path: Path) -> None:
-    assert rooms_of(path) <= {"methods", "errors"}
+    allowed = {"methods", "errors"} | ({"cache"} if path.stem == "native" else set())
+    assert rooms_of(path) <= allowed  # native keeps what the compiler made
 
 
 def test_study_names_protocols_and_data_only() -> None:

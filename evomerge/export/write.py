@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from evomerge import __version__
+from evomerge.cache import cache_folder
 from evomerge.card import ModelCard, render_card
-from evomerge.checkpoint import Checkpoint, cache_folder
+from evomerge.checkpoint import Checkpoint
 from evomerge.errors import CheckpointError, ConfigError, ExportError
 from evomerge.experts import ExpertPool
 from evomerge.export.destination import check_room, claimed, free, gigabytes, publish, sync
