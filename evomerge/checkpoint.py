@@ -135,6 +135,14 @@ class Checkpoint:
         tensor: torch.Tensor = self._files[self.tensors[name].file].get_tensor(name)
         return tensor
 
+    def low_rank(self, name: str) -> tuple[torch.Tensor, torch.Tensor] | None:  # noqa: ARG002
+        """Factors of a tensor's task vector, where a model has them: see :class:`Adapter`."""
+        return None
+
+    def tokens(self) -> Mapping[str, int] | None:
+        """Token to id; None where there is no ``tokenizer.json``."""
+        return vocabulary(self.folder)
+
     def __getstate__(self) -> dict[str, Any]:
         """Open files stay behind; another process maps them anew."""
         return {k: v for k, v in self.__dict__.items() if k != "_files"}

@@ -82,11 +82,15 @@ def running_trials(found: Contents) -> list[Trial]:
 
 @functools.lru_cache(maxsize=8)
 def layout_of(
-    models: tuple[ModelRef, ...], base: ModelRef | None, groups: tuple[LayerGroup, ...]
+    models: tuple[ModelRef, ...],
+    base: ModelRef | None,
+    groups: tuple[LayerGroup, ...],
+    tokenizer: str,
 ) -> tuple[str, dict[str, Any]]:
     """(key, data) of the part of a recipe that rarely changes."""
-    data = Recipe("", models, base, groups, {}).to_dict()
-    layout = {key: data[key] for key in ("format", "models", "base", "groups")}
+    data = Recipe("", models, base, groups, {}, tokenizer=tokenizer).to_dict()
+    keys = ("format", "models", "base", "groups", "tokenizer")
+    layout = {key: data[key] for key in keys if key in data}
     return hashlib.sha256(json.dumps(layout, sort_keys=True).encode()).hexdigest()[:16], layout
 
 
@@ -95,6 +99,7 @@ class _Layout:
     models: tuple[ModelRef, ...]
     base: ModelRef | None
     groups: tuple[LayerGroup, ...]
+    tokenizer: str
 
 
 def read_layouts(found: Contents) -> dict[str, _Layout]:
@@ -106,6 +111,7 @@ def read_layouts(found: Contents) -> dict[str, _Layout]:
                 tuple(ModelRef(**m) for m in data["models"]),
                 ModelRef(**data["base"]) if data["base"] else None,
                 tuple(LayerGroup(g["name"], tuple(g["tensors"])) for g in data["groups"]),
+                data.get("tokenizer", ""),
             )
     return layouts
 
@@ -128,6 +134,7 @@ def _trial(attrs: Mapping[str, Any], layouts: Mapping[str, _Layout], **extra: An
         groups=layout.groups,
         coefficients={k: np.array(v) for k, v in data["coefficients"].items()},
         fixed=data["fixed"],
+        tokenizer=layout.tokenizer,
     )
     return Trial(
         number=attrs["number"],

@@ -234,7 +234,7 @@ class TrialStore:
     def _create(self, batch: Batch, trial: Trial) -> int:
         """Records a RUNNING trial, and its layout where that is new; the trial's id."""
         recipe = trial.recipe
-        key, layout = layout_of(recipe.models, recipe.base, recipe.groups)
+        key, layout = layout_of(recipe.models, recipe.base, recipe.groups, recipe.tokenizer)
         if key not in self._layouts:
             batch.set_study_attr(self._studies[SEARCH], f"layout:{key}", layout)
             self._layouts.add(key)

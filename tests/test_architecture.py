@@ -14,7 +14,7 @@ FLOORS = {
     "errors": 1, "cache": 1, "pareto": 1, "resources": 1,
     "recipe": 2, "roles": 1, "geometry": 2, "estimate": 2, "methods": 2,
     "trial": 3, "scale": 3, "constraints": 3, "run": 3,
-    "checkpoint": 3, "adapter": 3, "experts": 3, "groups": 3, "space": 3,
+    "checkpoint": 3, "adapter": 3, "experts": 3, "groups": 3, "space": 3, "vocabulary": 3,
     "placement": 4, "prepared": 4, "materialize": 4, "realised": 4, "gram": 4, "diagnose": 4,
     "compare": 4, "choose": 4, "pick": 4, "luck": 4, "journal": 4, "store": 4, "score_cache": 4,
     "racing": 4, "budget": 4, "database": 4, "document_scores": 4, "records": 4,

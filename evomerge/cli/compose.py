@@ -181,7 +181,10 @@ def _config_hash(*, _root_: DictConfig) -> str:
         str(k): OmegaConf.to_container(v, resolve=False) if OmegaConf.is_config(v) else str(v)
         for k, v in shaping.items()
     }
-    experts = (plain.get("models") or {}).get("experts") or {}
+    models = plain.get("models") or {}
+    if not models.get("tokenizer"):
+        models.pop("tokenizer", None)  # younger than many runs
+    experts = models.get("experts") or {}
     plain["order"] = list(experts)  # of the columns; the rest may be written in any order
     text = json.dumps(plain, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -44,7 +44,9 @@ def pool_of(recipe: Recipe) -> ExpertPool:
             recipe does not fit the models.
     """
     pool = ExpertPool.open(
-        recipe.base.path if recipe.base else None, {m.name: m.path for m in recipe.models}
+        recipe.base.path if recipe.base else None,
+        {m.name: m.path for m in recipe.models},
+        tokenizer=recipe.tokenizer or None,
     )
     check_recipe(recipe, pool)
     return pool
@@ -170,7 +172,7 @@ def located(recipe: Recipe, pool: ExpertPool) -> Recipe:
     def place(ref: ModelRef, found: Checkpoint) -> ModelRef:
         local = Path(found.source).expanduser().is_dir()
         path = str(found.folder) if local else found.source
-        return ModelRef(ref.name, path, found.content or ref.content)
+        return ModelRef(ref.name, path, found.ref.content or ref.content)
 
     return dataclasses.replace(
         recipe,

@@ -63,6 +63,10 @@ def to_mergekit(recipe: Recipe, dtype: str | None = None) -> str:
         data["base_model"] = _reference(experts[0])
     elif origin:
         data["base_model"] = _reference(origin)
+    if recipe.tokenizer:
+        everyone = [*recipe.models, *([recipe.base] if recipe.base else [])]
+        path = next(m.path for m in everyone if m.name == recipe.tokenizer)
+        data["tokenizer_source"] = _reference(path)
     settings = {p: _spelled(row, p, fixed[p]) for p in row.parameters if p in fixed}
     if settings:
         data["parameters"] = settings
