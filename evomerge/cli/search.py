@@ -47,7 +47,8 @@ def run_one(
     from evomerge.report.live import LiveView
     from evomerge.store import TrialStore, open_run
     from evomerge.study import Study
-    from evomerge.trackers import Both
+    from evomerge.trackers import Observers
+    from evomerge.trackers.ray_metrics import RayMetrics
 
     view = LiveView(quiet=quiet, name=name)
     view.say(f"run folder {folder}")
@@ -73,8 +74,9 @@ def run_one(
             _report(open_run(folder), view, finished=True)
             return folder
         store.update_meta(ended="")
-        observer = Both(view, None if dry else _tracker(plan, folder))
+        observer = Observers(view, None if dry else _tracker(plan, folder))
         executor = build_component("executor", plain["executor"], spec=_worker_spec(plan, dry=dry))
+        observer.add(RayMetrics.where_ray_runs(folder.name, lambda: executor.capacity))
         finished = False
         try:
             study = Study(

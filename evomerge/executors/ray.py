@@ -26,6 +26,7 @@ from evomerge.errors import ConfigError, EvomergeError, StudyError
 from evomerge.executors.base import Job
 from evomerge.executors.division import divide, room
 from evomerge.executors.lifeline import Lifeline
+from evomerge.executors.notes import Notes, Repeater
 from evomerge.executors.worker import Worker, WorkerSpec
 from evomerge.trial import Trial, TrialState
 
@@ -35,26 +36,11 @@ CENSUS = 5.0
 """Seconds between two looks at which nodes a cluster has."""
 
 
-class _Notes(logging.Handler):
-    """Keeps what a worker warns of; Ray would leave it in a file that nobody opens."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self._lines: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._lines.append(record.getMessage())
-
-    def take(self) -> list[str]:
-        lines, self._lines = self._lines, []
-        return lines
-
-
 class _Actor:
     """A Worker whose construction never raises: Ray would keep the message and lose the type."""
 
     def __init__(self, spec: WorkerSpec) -> None:
-        self._notes = _Notes()
+        self._notes = Notes()
         logging.getLogger().addHandler(self._notes)
         self._error: Exception | None = None
         try:
@@ -62,12 +48,12 @@ class _Actor:
         except Exception as e:  # noqa: BLE001 - raised again by ready()
             self._error = e
 
-    def ready(self) -> tuple[None, list[str]]:
+    def ready(self) -> tuple[None, list[dict[str, Any]]]:
         if self._error is not None:
             raise self._error
         return None, self._notes.take()
 
-    def run(self, job: Job) -> tuple[Trial, list[str]]:
+    def run(self, job: Job) -> tuple[Trial, list[dict[str, Any]]]:
         trial = self._worker.run(job)
         if trial.state is TrialState.FAILED and not self._worker.healthy():
             raise RuntimeError(trial.error)  # the device is lost, and not by this trial's fault
@@ -136,7 +122,7 @@ class RayExecutor:
         self._queue: deque[Job] = deque()
         self._finished: list[Trial] = []
         self._lost: Counter[tuple[int, str]] = Counter()  # workers, by trial
-        self._said: set[str] = set()
+        self._repeater = Repeater()
         self._warm = False
         self._joined = False  # a worker was built since the last collect()
         self._given_up = 0
@@ -234,12 +220,9 @@ class RayExecutor:
                 slot.ref, slot.since = slot.actor.run.remote(slot.job), time.monotonic()
 
     def _get(self, ref: Any) -> Any:
-        """A worker's answer; its warnings are repeated here, each once."""
+        """A worker's answer; what it logged is repeated here."""
         answer, notes = self._ray.get(ref)
-        for line in notes:
-            if line not in self._said:
-                self._said.add(line)
-                _log.warning("%s", line)
+        self._repeater.repeat(notes)
         return answer
 
     def _welcome(self, slot: _Slot) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from evomerge.evaluators.base import Evaluator
 from evomerge.executors.base import Job
+from evomerge.executors.notes import note_job
 from evomerge.experts import ExpertPool
 from evomerge.recipe import Recipe
 from evomerge.trial import Scores, Trial, TrialState
@@ -75,6 +76,11 @@ class Worker:
 
         A recipe that was scored before, in this run or another, is neither merged nor scored.
         """
+        done = self._outcome(job)
+        note_job(done)
+        return done
+
+    def _outcome(self, job: Job) -> Trial:
         trial = job.trial
         try:
             found = self._known.find(trial.recipe, trial.split) if self._known else None
