@@ -198,8 +198,17 @@ class RayExecutor:
 
     def _wait(self, seconds: float) -> None:
         """Waits until something happens on a worker, and deals with all that has happened."""
-        refs = {s.ref: s for s in self._slots if s.ref is not None}
         self._lifeline.check()
+        try:
+            self._attend(seconds)
+        except EvomergeError:
+            raise
+        except Exception:  # as a broken pipe to the object store, where the raylet was killed
+            self._lifeline.check(now=True)
+            raise
+
+    def _attend(self, seconds: float) -> None:
+        refs = {s.ref: s for s in self._slots if s.ref is not None}
         self._ray.wait(list(refs), num_returns=1, timeout=seconds)
         done, _ = self._ray.wait(list(refs), num_returns=len(refs), timeout=0)
         for ref in done:
@@ -318,7 +327,8 @@ class RayExecutor:
         self._slots.clear()
         self._queue.clear()
         if self._ours:
-            self._ray.shutdown()
+            with contextlib.suppress(Exception):  # it prints: a full disk may be why we are here
+                self._ray.shutdown()
             self._ours = False
 
 
@@ -348,7 +358,9 @@ def start_ray(address: str | None, *, log_to_driver: bool = False) -> tuple[Any,
     except ConnectionError as e:
         raise ConfigError(
             f"executor.address={address}: no Ray cluster answers there ({e}). Start one with "
-            "`ray start --head`, or leave the address out."
+            "`ray start --head`, or leave the address out. A cluster that asks for a token "
+            "(Ray's default where there is one) lets a driver in that was started with "
+            "RAY_AUTH_MODE=token."
         ) from e
     return ray, True
 
