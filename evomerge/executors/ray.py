@@ -20,6 +20,7 @@ import math
 import os
 import time
 from collections import Counter, deque
+from collections.abc import Mapping
 from typing import Any
 
 from evomerge.errors import ConfigError, EvomergeError, StudyError
@@ -90,6 +91,9 @@ class RayExecutor:
         max_attempts: How many workers a trial may lose before it is FAILED.
         trial_timeout: Seconds after which a trial's worker is killed as hung; null: never.
         start_timeout: Seconds to wait for a worker when there is none.
+        paths: Where other nodes have what lies under a root here: ``{"/shared": "/mnt/shared"}``.
+        stage: Folder on a node's own disk to which it copies the checkpoints, once for all its
+            workers; null: they are mapped where they are.
 
     Raises:
         ConfigError: Settings out of range, or resources that the cluster does not have.
@@ -107,6 +111,8 @@ class RayExecutor:
         max_attempts: int = 3,
         trial_timeout: float | None = None,
         start_timeout: float = 600.0,
+        paths: Mapping[str, str] | None = None,
+        stage: str | None = None,
     ) -> None:
         _at_least_1(workers=workers, cpus_per_worker=cpus_per_worker, share=share)
         _at_least_1(max_attempts=max_attempts)
@@ -140,7 +146,9 @@ class RayExecutor:
             if n > (fit := room(nodes, cpus, gpus)):
                 _log.warning("room for %d of %d workers; others join as nodes come", fit, n)
             device = "cpu" if spec.device == "auto" and not gpus else spec.device
-            spec = dataclasses.replace(spec, threads=cpus, device=device)
+            spec = dataclasses.replace(
+                spec, threads=cpus, device=device, paths=dict(paths or {}), stage=stage
+            )
             self._spec = self._ray.put(spec)
             self._actor = self._ray.remote(
                 num_cpus=cpus, num_gpus=gpus, max_restarts=0, max_task_retries=0
