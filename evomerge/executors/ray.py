@@ -20,12 +20,14 @@ import math
 import os
 import time
 from collections import Counter, deque
+from collections.abc import Mapping
 from typing import Any
 
 from evomerge.errors import ConfigError, EvomergeError, StudyError
 from evomerge.executors.base import Job
 from evomerge.executors.division import divide, room
 from evomerge.executors.lifeline import Lifeline
+from evomerge.executors.notes import Notes, Repeater
 from evomerge.executors.worker import Worker, WorkerSpec
 from evomerge.trial import Trial, TrialState
 
@@ -35,26 +37,11 @@ CENSUS = 5.0
 """Seconds between two looks at which nodes a cluster has."""
 
 
-class _Notes(logging.Handler):
-    """Keeps what a worker warns of; Ray would leave it in a file that nobody opens."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self._lines: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._lines.append(record.getMessage())
-
-    def take(self) -> list[str]:
-        lines, self._lines = self._lines, []
-        return lines
-
-
 class _Actor:
     """A Worker whose construction never raises: Ray would keep the message and lose the type."""
 
     def __init__(self, spec: WorkerSpec) -> None:
-        self._notes = _Notes()
+        self._notes = Notes()
         logging.getLogger().addHandler(self._notes)
         self._error: Exception | None = None
         try:
@@ -62,12 +49,12 @@ class _Actor:
         except Exception as e:  # noqa: BLE001 - raised again by ready()
             self._error = e
 
-    def ready(self) -> tuple[None, list[str]]:
+    def ready(self) -> tuple[None, list[dict[str, Any]]]:
         if self._error is not None:
             raise self._error
         return None, self._notes.take()
 
-    def run(self, job: Job) -> tuple[Trial, list[str]]:
+    def run(self, job: Job) -> tuple[Trial, list[dict[str, Any]]]:
         trial = self._worker.run(job)
         if trial.state is TrialState.FAILED and not self._worker.healthy():
             raise RuntimeError(trial.error)  # the device is lost, and not by this trial's fault
@@ -104,6 +91,9 @@ class RayExecutor:
         max_attempts: How many workers a trial may lose before it is FAILED.
         trial_timeout: Seconds after which a trial's worker is killed as hung; null: never.
         start_timeout: Seconds to wait for a worker when there is none.
+        paths: Where other nodes have what lies under a root here: ``{"/shared": "/mnt/shared"}``.
+        stage: Folder on a node's own disk to which it copies the checkpoints, once for all its
+            workers; null: they are mapped where they are.
 
     Raises:
         ConfigError: Settings out of range, or resources that the cluster does not have.
@@ -121,6 +111,8 @@ class RayExecutor:
         max_attempts: int = 3,
         trial_timeout: float | None = None,
         start_timeout: float = 600.0,
+        paths: Mapping[str, str] | None = None,
+        stage: str | None = None,
     ) -> None:
         _at_least_1(workers=workers, cpus_per_worker=cpus_per_worker, share=share)
         _at_least_1(max_attempts=max_attempts)
@@ -136,7 +128,7 @@ class RayExecutor:
         self._queue: deque[Job] = deque()
         self._finished: list[Trial] = []
         self._lost: Counter[tuple[int, str]] = Counter()  # workers, by trial
-        self._said: set[str] = set()
+        self._repeater = Repeater()
         self._warm = False
         self._joined = False  # a worker was built since the last collect()
         self._given_up = 0
@@ -154,7 +146,9 @@ class RayExecutor:
             if n > (fit := room(nodes, cpus, gpus)):
                 _log.warning("room for %d of %d workers; others join as nodes come", fit, n)
             device = "cpu" if spec.device == "auto" and not gpus else spec.device
-            spec = dataclasses.replace(spec, threads=cpus, device=device)
+            spec = dataclasses.replace(
+                spec, threads=cpus, device=device, paths=dict(paths or {}), stage=stage
+            )
             self._spec = self._ray.put(spec)
             self._actor = self._ray.remote(
                 num_cpus=cpus, num_gpus=gpus, max_restarts=0, max_task_retries=0
@@ -243,12 +237,9 @@ class RayExecutor:
                 slot.ref, slot.since = slot.actor.run.remote(slot.job), time.monotonic()
 
     def _get(self, ref: Any) -> Any:
-        """A worker's answer; its warnings are repeated here, each once."""
+        """A worker's answer; what it logged is repeated here."""
         answer, notes = self._ray.get(ref)
-        for line in notes:
-            if line not in self._said:
-                self._said.add(line)
-                _log.warning("%s", line)
+        self._repeater.repeat(notes)
         return answer
 
     def _welcome(self, slot: _Slot) -> None:

@@ -47,7 +47,7 @@ class Heavy(list):
 
 class SleepingActor(executors._Actor):
     def __init__(self, spec) -> None:
-        self._notes, self._error, self._worker = executors._Notes(), None, SleepingWorker()
+        self._notes, self._error, self._worker = executors.Notes(), None, SleepingWorker()
 
     def run(self, job) -> tuple[Trial, list[str]]:
         trial, notes = super().run(job)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from evomerge.errors import ConfigError, StudyError, TaskError
 from evomerge.executors import ray as executors
 from evomerge.executors.base import Job
 from evomerge.executors.local import LocalExecutor
+from evomerge.executors.notes import WORKERS
 from evomerge.executors.ray import RayExecutor
 from evomerge.executors.worker import WorkerSpec
 from evomerge.trial import Trial, TrialState
@@ -150,6 +152,30 @@ def test_what_a_worker_warns_of_is_said_once(executor, trials, caplog) -> None:
     run(executor, [trials[16], trials[17]])
     said = [r.getMessage() for r in caplog.records if r.name.startswith("evomerge")]
     assert said == ["3 requests lose their beginning"]
+
+
+def test_what_a_worker_did_reaches_the_driver_as_plain_data(executor, trials) -> None:
+    events: list[dict] = []
+
+    class Kept(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            events.append({"level": record.levelname, **record.event})
+
+    handler, level = Kept(), WORKERS.level
+    WORKERS.addHandler(handler)
+    WORKERS.setLevel("INFO")
+    try:
+        found = run(executor, [trials[i] for i in (1, 2, 16)])
+    finally:
+        WORKERS.removeHandler(handler)
+        WORKERS.setLevel(level)
+    jobs = {e["trial"]: e for e in events if "trial" in e}
+    assert set(jobs) == {1, 2, 16}
+    assert jobs[1]["state"] == "FAILED"
+    assert jobs[2]["seconds"] == found[2].scores.seconds
+    assert jobs[2]["process"] == found[2].scores.values["pid"] != os.getpid()
+    warned = [e for e in events if e["level"] == "WARNING"]
+    assert jobs[16]["process"] in {e["process"] for e in warned}
 
 
 def test_collect_gives_up_waiting_and_loses_nothing(executor, trials) -> None:
