@@ -49,6 +49,7 @@ from evomerge.executors.worker import Worker, WorkerSpec
 from evomerge.racing import Bar
 from evomerge.resources import resource_folder
 from evomerge.run import Run
+from evomerge.scale import BASE
 from evomerge.store import TrialStore, open_run
 from evomerge.study import Study
 from evomerge.trial import Objective, Scores, Trial, TrialState
@@ -227,23 +228,25 @@ def hypervolume(trials: list[Trial], scale: Any) -> float:
     return pareto.hypervolume(np.array(rows), np.zeros(len(scale.names)))
 
 
-def difference_on_test(raced: list[Trial], plain: list[Trial], scale: Any) -> tuple[float, float]:
-    """Hypervolume of a front minus another's, both scored on the same test documents; its error.
+def difference_on_test(
+    raced: list[Trial], plain: list[Trial], base: Trial, scale: Any
+) -> tuple[float, float]:
+    """Hypervolume of a front minus another's, above the base, on the same test documents.
 
     Returns:
-        The difference, and the standard deviation of 200 bootstrap draws of the documents.
+        The difference, and its standard deviation over 200 bootstrap draws of the documents.
     """
     rng = np.random.default_rng(0)
-    sizes = [len(plain[0].scores.per_example[n]) for n in scale.names]
+    sizes = [len(base.scores.per_example[n]) for n in scale.names]
     draws = [[np.arange(n) for n in sizes]]
     draws += [[rng.integers(n, size=n) for n in sizes] for _ in range(200)]
 
     def volume(front: list[Trial], drawn: list[np.ndarray]) -> float:
         columns = []
         for name, ids in zip(scale.names, drawn, strict=True):
-            columns.append([t.scores.per_example[name][ids].mean() for t in front])
-        F = (np.array(columns, dtype=np.float64).T - scale.zero) / scale.unit
-        return pareto.hypervolume(F, np.zeros(len(scale.names)))
+            means = [t.scores.per_example[name][ids].mean(dtype=float) for t in (base, *front)]
+            columns.append(np.array(means[1:]) - means[0])
+        return pareto.hypervolume(np.array(columns).T / scale.unit, np.zeros(len(scale.names)))
 
     found = [volume(raced, drawn) - volume(plain, drawn) for drawn in draws]
     return found[0], float(np.std(found[1:]))
@@ -329,7 +332,9 @@ def main() -> None:
             if o.front:
                 volumes = [hypervolume(found, scale) for found in (trials, plain)]
                 row["hypervolume_ratio"] = volumes[0] / volumes[1]
-                difference, stderr = difference_on_test(picks, rivals, scale)
+                start = next(t for t in plain if t.label == BASE)
+                start = on_test(base, worker, root / f"{kind}-off-{seed}", start)
+                difference, stderr = difference_on_test(picks, rivals, start, scale)
             else:
                 d = paired_mean(picks[0], rivals[0], scale)
                 difference, stderr = d.mean, d.stderr

@@ -15,10 +15,9 @@ paired, and two things are known that a general race does not know:
   one member in any objective (an intersection-union test, which needs no correction: Berger 1982).
 
 The error is what a candidate that just equals its rivals may be stopped with. It is divided among
-the looks, and among what can go wrong at one (Bonferroni), so it holds whatever their dependence.
-What can go wrong are the directions of hurdles, however many members the front has: a candidate
-that should go on brings at least one hurdle of every way to lose to its limit, so to be stopped,
-its estimate in the direction of one of these must be too low by what the test asks for.
+the looks, and among the combinations of objectives that are tested (Bonferroni), so it holds
+whatever their dependence. Members of a front do not count: a candidate that should go on reaches
+one hurdle of each, and to be stopped its estimate of one of these combinations must be too low.
 """
 
 from __future__ import annotations
@@ -123,9 +122,9 @@ class Bar:
                     "before documents are asked; this evaluator gives neither. Set racing=off."
                 )
             found.append(self._estimate(i, seen[name], (weights or {}).get(name)))
-        directions = {hurdle.weights for loss in self.losses for hurdle in loss}
-        mistakes = min(len(directions), len(self.losses))  # ways to be stopped wrongly
-        level = self.error / max(1, len(self.shares) - 1) / max(1, mistakes)
+        tested = {hurdle.weights for loss in self.losses for hurdle in loss}
+        mistakes = max(1, min(len(tested), len(self.losses)))  # that would stop it
+        level = self.error / max(1, len(self.shares) - 1) / mistakes
         return Verdict(
             any(all(_missed(h, found, level) for h in loss) for loss in self.losses),
             {n: e.mean for n, e in zip(self.names, found, strict=True)},
@@ -179,10 +178,8 @@ class Racing:
         error: Chance that a candidate which just equals the best is stopped; in (0, 1).
         first: Share of the documents that is asked first, in (0, 1).
         growth: Factor from one look to the next, > 1.
-        tolerance: By how much, in normalised scores, a candidate must exceed every member of the
-            front in something, >= 0. What is stopped for less is within it of a member in every
-            objective (additive epsilon-dominance: Laumanns et al. 2002, "Combining convergence
-            and diversity in evolutionary multiobjective optimization").
+        tolerance: Normalised lead, >= 0, that a candidate must have over every member of the front
+            in something (additive epsilon-dominance, Laumanns et al. 2002).
 
     Raises:
         ConfigError: A setting out of range.
@@ -207,7 +204,7 @@ class Racing:
                 raise ConfigError(f"racing.{name}: expected > {low}{above}, got {value!r}.")
         lead = self.tolerance
         if isinstance(lead, bool) or not isinstance(lead, int | float) or not 0 <= lead < math.inf:
-            raise ConfigError(f"racing.tolerance: expected a number >= 0, got {lead!r}.")
+            raise ConfigError(f"racing.tolerance: expected >= 0, got {lead!r}.")
 
     @property
     def shares(self) -> tuple[float, ...]:
@@ -240,7 +237,7 @@ class Racing:
             _, once = np.unique(F, axis=0, return_index=True)
             front = pareto.non_dominated(F)
             rivals = [feasible[i] for i in sorted(once) if front[i]]
-            losses = [_dominated(t, scale, names, self.tolerance) for t in rivals]
+            losses = [_dominated(_scores(t).values, scale, names, self.tolerance) for t in rivals]
         else:
             goals = scale.scalars((F - scale.zero) / scale.unit).tolist()
             _, _, best = max((goal, -t.number, t) for goal, t in zip(goals, feasible, strict=True))
@@ -281,14 +278,11 @@ def _one(names: Sequence[str], name: str, weight: float) -> tuple[float, ...]:
 
 
 def _dominated(
-    trial: Trial, scale: Scale, names: Sequence[str], tolerance: float
+    values: Mapping[str, float], scale: Scale, names: Sequence[str], lead: float
 ) -> tuple[Hurdle, ...]:
     """The way to lose against a member of the front: no better in any optimised objective."""
-    values = _scores(trial).values
-    return tuple(
-        Hurdle(_one(names, n, 1 / u), values[n] / u + tolerance)
-        for n, u in zip(scale.names, scale.unit, strict=True)
-    )
+    units = zip(scale.names, scale.unit, strict=True)
+    return tuple(Hurdle(_one(names, n, 1 / u), values[n] / u + lead) for n, u in units)
 
 
 def _below(best: Trial, scale: Scale, names: Sequence[str]) -> list[Hurdle]:

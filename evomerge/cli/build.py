@@ -35,6 +35,7 @@ NOT_SHAPING = (
     "n_trials", "n_finalists", "budget", "executor", "device", "score_cache", "storage", "tracker",
     "runs", "run_name", "run_dir", "hydra",
 )  # fmt: skip
+RACING_SETTINGS = ("error", "first", "growth", "tolerance")
 MODEL_KEYS = ("name", "base", "experts", "tokenizer")
 _RUNTIME = {"problem", "objectives", "spec", "folder", "meta"}
 
@@ -119,12 +120,7 @@ def build_plan(config: Config) -> Plan:
         _check_documents(meta["optimizer"], evaluator, [o for o in objectives if o.search])
     racing = build_racing(config, objectives, optimizer, evaluator)
     if racing is not None:
-        meta["fingerprint"]["racing"] = [
-            racing.error,
-            racing.first,
-            racing.growth,
-            racing.tolerance,
-        ]
+        meta["fingerprint"]["racing"] = [getattr(racing, name) for name in RACING_SETTINGS]
     warm = warm_starts(config.get("warm_start") or (), space, pool, pareto=optimizer.pareto)
     if warm:
         meta["warm_start"] = [{"label": label, "inside": x is not None} for label, _, x in warm]
@@ -289,10 +285,9 @@ def build_racing(
     from evomerge.racing import Racing
 
     settings = dict(config.get("racing") or {})
-    known = ("error", "first", "growth", "tolerance")
     for key in settings:
-        if key not in known:
-            raise unknown_name("setting of racing", str(key), known)
+        if key not in RACING_SETTINGS:
+            raise unknown_name("setting of racing", str(key), RACING_SETTINGS)
     if not settings or settings.get("error") == 0:
         return None
     if getattr(optimizer, "needs_documents", False):
