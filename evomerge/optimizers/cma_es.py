@@ -61,11 +61,10 @@ _RESTART = 1
 class CmaEs:
     """CMA-ES on the scalarised normalised scores.
 
-    The mean starts at the best told reference point that lies in the space, else at ``start``. A
-    reference point counts as told first, whenever it is told: the trials told before it enter the
-    generations again, from the better start. So ask need not wait for reference points either. On
-    64 workers that costs some trials and saves the wait for the slowest reference point: see
-    docs/scale.md.
+    The mean starts at the best told reference point that lies in the space, else at ``start``. Ask
+    does not wait for reference points: beside them it proposes points around where it is. One
+    that is told later and is better than all of these begins the search anew; what was told until
+    then is no part of its generations, whose mean it would pull back (figures: docs/drivers.md).
 
     Args:
         problem: What is optimised.
@@ -115,22 +114,19 @@ class CmaEs:
         self._popsize = popsize or 4 + int(3 * np.log(problem.dim))
         self._diagonal = problem.dim > diagonal_above
         self._yardstick = Yardstick(problem)
-        self._start: Vector = problem.start
         self._warm: list[Trial] = []
-        self._searched: list[Trial] = []
-        self._moved = False  # whether a reference point was told after a search trial
-        self._begin()
+        self._origin: Trial | None = None  # the one of them where the first run starts
+        self._best: Trial | None = None  # of the search trials
+        self._moved = False  # whether the first run began anew after search trials
+        self._n_searched = 0
+        self._begin(problem.start)
 
-    def _begin(self) -> None:
-        """The first run, at the best reference point told so far that lies in the space."""
+    def _begin(self, start: Vector) -> None:
+        """The first run."""
         self._generation: list[Trial] = []
         self._restarts = 0
-        self._n_searched = 0
         self._spent = {True: 0, False: 0}  # trials of runs with large and with small populations
         self._n_large, self._is_large = 0, True
-        start = self._start
-        if self._warm:
-            start = np.array(min(self._warm, key=self._yardstick.key).x, dtype=np.float64)
         self._run = self._new_run(start, self._sigma0, self._popsize)
 
     def ask(self, n: int, first: int, pending: Sequence[Trial] = ()) -> list[Vector]:
@@ -158,29 +154,29 @@ class CmaEs:
                 continue
             if trial.kind == "reference":
                 self._refer(trial)
-            else:
-                self._searched.append(trial)
-                self._take(trial)
+                continue
+            self._n_searched += 1
+            if self._enters(trial):
+                self._generation.append(trial)
+                if len(self._generation) >= self._run.popsize:
+                    self._close_generation()
+            if self._yardstick.is_scored(trial):
+                rivals = [t for t in (self._best, trial) if t is not None]
+                self._best = min(rivals, key=self._yardstick.key)
 
     def _refer(self, trial: Trial) -> None:
-        """A reference point counts as told first: what was told before it enters again."""
+        """Begins anew at a reference point that is better than all that was told before it."""
         if not self._yardstick.is_scored(trial):
             return
         self._yardstick.tell(trial)
-        if trial.x is not None:
-            self._warm.append(trial)
-        self._moved = bool(self._searched)
-        self._begin()
-        for earlier in self._searched:
-            self._take(earlier)
-
-    def _take(self, trial: Trial) -> None:
-        """A search trial; each full generation moves the distribution."""
-        self._n_searched += 1
-        if self._enters(trial):
-            self._generation.append(trial)
-            if len(self._generation) >= self._run.popsize:
-                self._close_generation()
+        if trial.x is None:
+            return
+        self._warm.append(trial)
+        key = self._yardstick.key
+        best = min(self._warm, key=key)
+        if best is not self._origin and (self._best is None or key(best) < key(self._best)):
+            self._origin, self._moved = best, self._best is not None
+            self._begin(np.array(best.x, dtype=np.float64))
 
     def _enters(self, trial: Trial) -> bool:
         """Whether a told search trial is part of a generation."""

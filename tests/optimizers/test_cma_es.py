@@ -6,7 +6,8 @@ from optimizer_fakes import MATH, best, make_trial, references, running, simulat
 
 from evomerge.errors import ConfigError
 from evomerge.optimizers.base import Problem, Yardstick
-from evomerge.optimizers.cma_es import CmaEs, _bounds, _losses
+from evomerge.optimizers.cma_es import CmaEs, _losses
+from evomerge.optimizers.cma_run import _bounds
 from evomerge.trial import TrialState
 
 
@@ -71,26 +72,31 @@ def test_mean_starts_at_the_best_reference_inside():
     assert np.mean(plain.ask(40, 4)) == pytest.approx(0.2, abs=0.01)
 
 
-def test_a_late_reference_counts_as_told_first():
-    """Three generations around ``start`` are judged anew; those too far from it are left out."""
+def test_a_late_reference_that_is_better_begins_the_search_anew():
+    """What was told before it would pull the mean back; a worse one changes nothing."""
 
     def score(x):
         return {"math": -float(np.mean((x - 0.5) ** 2))}
 
-    warm = references(30, score)  # the average is best
-    first, late = (new(dim=30, sigma0=0.1, start=np.full(30, 0.48)) for _ in range(2))
-    asked = first.ask(45, 4, [running(t.number, t.x, kind="reference") for t in warm])
-    told = [make_trial(4 + i, x, score(x)) for i, x in enumerate(asked)]
-    first.tell([*warm, *told])
-    late.tell([*told[:20], *warm[:3], *told[20:40], warm[3], *told[40:]])
-    assert late._run.updates == first._run.updates == 3
-    assert all(map(np.array_equal, first.ask(9, 49), late.ask(9, 49)))
-    far = new(dim=30, sigma0=0.01, start=np.full(30, 0.2))
-    far.tell([make_trial(4 + i, x, score(x)) for i, x in enumerate(far.ask(45, 4))])
-    assert far._run.updates == 3
-    far.tell(warm)
-    assert far._run.updates == 0
-    assert np.mean(far.ask(40, 49)) == pytest.approx(0.5, abs=0.01)
+    warm = references(30, score)  # the average, told last, is best
+    late = new(dim=30, sigma0=0.01, start=np.full(30, 0.2))
+    pending = [running(t.number, t.x, kind="reference") for t in warm]
+    for i in range(4, 94):
+        (x,) = late.ask(1, i, pending)
+        late.tell([make_trial(i, x, score(x))])
+    updates, best = late._run.updates, late.ask(9, 99)
+    assert updates > 3
+    late.tell(warm[:3])  # an expert in the space, but a bad one
+    assert late._run.updates == updates
+    assert all(map(np.array_equal, late.ask(9, 99), best))
+    late.tell(warm[3:])
+    assert late._run.updates == 0
+    first = new(dim=30, sigma0=0.01, start=np.full(30, 0.2))
+    first.tell(warm)
+    assert all(map(np.array_equal, late.ask(9, 99), first.ask(9, 99)))
+    far = [make_trial(94 + i, np.full(30, 0.2), score(np.full(30, 0.2))) for i in range(30)]
+    late.tell(far)  # asked before the average was told
+    assert late._run.updates == 0
 
 
 @pytest.mark.parametrize("bounds", [[0.0, 1.0], [[-1.0, 0.0], [2.0, 0.5]]])
