@@ -217,6 +217,7 @@ def round_trip(n: int, workers: int = 16) -> dict[str, float]:
         ]
         while sum(slot.built for slot in executor._slots) < workers:
             executor._wait(1.0)
+        executor.warm_up()
         alone = []
         for trial in trials[:100]:
             start = time.perf_counter()

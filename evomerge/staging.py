@@ -19,7 +19,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from evomerge.adapter import Adapter
-from evomerge.checkpoint import Checkpoint, TensorInfo, cache_folder, locate, read_header
+from evomerge.cache import cache_folder
+from evomerge.checkpoint import Checkpoint, TensorInfo, locate, read_header
 from evomerge.errors import CheckpointError, ConfigError
 from evomerge.experts import ExpertPool
 
@@ -46,9 +47,9 @@ def pool_here(
         CheckpointError: A checkpoint is nowhere, is another one, or does not fit on the disk.
     """
     roots = [*_roots(os.environ.get(ROOTS, "")), *(paths or {}).items()]
-    base = _here(pool.base, None, roots, stage) if pool.base else None
-    experts = tuple(_here(e, base, roots, stage) for e in pool.experts)
-    return dataclasses.replace(pool, base=base, experts=experts)
+    base = _here(pool.base.as_stored, None, roots, stage) if pool.base else None
+    experts = [_here(e.as_stored, base, roots, stage) for e in pool.experts]
+    return ExpertPool.of(base, experts, pool.spelling)
 
 
 def _here(

@@ -21,6 +21,7 @@ from evomerge.errors import CheckpointError, ConfigError
 from evomerge.experts import ExpertPool
 from evomerge.score_cache import side_files_hash
 from evomerge.staging import ROOTS, pool_here
+from tests.diagnose import variants
 
 LORA = Path(__file__).parent / "golden" / "lora"
 
@@ -225,3 +226,13 @@ def test_a_hub_model_is_looked_for_at_the_drivers_revision(pool, tmp_path, monke
     found = pool_here(dataclasses.replace(pool, base=base))
     assert found.base.folder == here
     assert found.base.content == pool.base.content
+
+
+def test_models_read_in_anothers_vocabulary_move_as_they_lie(shared, family, tmp_path) -> None:
+    chat = variants.add_tokens(family["expert_b"], shared / "chat", n=3, rows=5)
+    experts = {"a": str(shared / "expert_a"), "chat": str(chat)}
+    pool = ExpertPool.open(str(shared / "base"), experts, tokenizer="chat")
+    moved = pool_here(pool, stage=str(tmp_path / "disk"))
+    assert same(moved, pool)
+    for model in (moved.base, *moved.experts, moved.anchor):
+        assert model.folder.is_relative_to(tmp_path / "disk")

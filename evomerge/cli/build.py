@@ -35,7 +35,8 @@ NOT_SHAPING = (
     "n_trials", "n_finalists", "budget", "executor", "device", "score_cache", "storage", "tracker",
     "runs", "run_name", "run_dir", "hydra",
 )  # fmt: skip
-MODEL_KEYS = ("name", "base", "experts")
+RACING_SETTINGS = ("error", "first", "growth", "tolerance")
+MODEL_KEYS = ("name", "base", "experts", "tokenizer")
 _RUNTIME = {"problem", "objectives", "spec", "folder", "meta"}
 
 
@@ -100,7 +101,7 @@ def build_plan(config: Config) -> Plan:
     experts = models.get("experts") or {}
     if isinstance(experts, Mapping):
         experts = {name: expert_folder(str(source)) for name, source in experts.items()}
-    pool = ExpertPool.open(models.get("base"), experts)
+    pool = ExpertPool.open(models.get("base"), experts, tokenizer=models.get("tokenizer"))
     space = SearchSpace(spec, pool)
     wants_geometry = getattr(chosen, "needs_geometry", False)
     problem = Problem(
@@ -119,7 +120,7 @@ def build_plan(config: Config) -> Plan:
         _check_documents(meta["optimizer"], evaluator, [o for o in objectives if o.search])
     racing = build_racing(config, objectives, optimizer, evaluator)
     if racing is not None:
-        meta["fingerprint"]["racing"] = [racing.error, racing.first, racing.growth]
+        meta["fingerprint"]["racing"] = [getattr(racing, name) for name in RACING_SETTINGS]
     warm = warm_starts(config.get("warm_start") or (), space, pool, pareto=optimizer.pareto)
     if warm:
         meta["warm_start"] = [{"label": label, "inside": x is not None} for label, _, x in warm]
@@ -284,10 +285,9 @@ def build_racing(
     from evomerge.racing import Racing
 
     settings = dict(config.get("racing") or {})
-    known = ("error", "first", "growth")
     for key in settings:
-        if key not in known:
-            raise unknown_name("setting of racing", str(key), known)
+        if key not in RACING_SETTINGS:
+            raise unknown_name("setting of racing", str(key), RACING_SETTINGS)
     if not settings or settings.get("error") == 0:
         return None
     if getattr(optimizer, "needs_documents", False):
@@ -371,12 +371,14 @@ def _meta(
             "name": config["models"].get("name", "own"),
             "base": dataclasses.asdict(pool.base.ref) if pool.base else None,
             "experts": [dataclasses.asdict(r) for r in pool.refs],
+            "tokenizer": pool.spelling,
             "n_parameters": pool.n_parameters,
         },
         "documents": {s: dict(evaluator.documents(s)) for s in SPLITS},
         "config": config,
         "fingerprint": {
             "models": [[m.name, m.content] for m in models],
+            **({"tokenizer": pool.spelling} if pool.spelling else {}),
             "space": space.spec,
             "optimizer": optimizer,
             "evaluator": dict(evaluator.fingerprint()),

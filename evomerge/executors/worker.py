@@ -115,7 +115,7 @@ class Worker:
 
     def _score_cache(self) -> ScoreCache | None:
         """Where scores of the same recipes lie; None where the evaluator does not say enough."""
-        from evomerge.checkpoint import cache_folder
+        from evomerge.cache import cache_folder
         from evomerge.score_cache import ScoreCache, side_files_hash
 
         depends_on = getattr(self._evaluator, "scores_depend_on", None)
@@ -139,7 +139,7 @@ class Worker:
         return dataclasses.replace(scores, seconds=seconds)
 
     def _merge(self, recipe: Recipe) -> None:
-        from evomerge.checkpoint import cache_folder
+        from evomerge.cache import cache_folder
         from evomerge.materialize import Merger, check_recipe
 
         key = (recipe.method, repr(sorted(recipe.fixed.items())))

@@ -6,7 +6,8 @@ from optimizer_fakes import MATH, best, make_trial, references, running, simulat
 
 from evomerge.errors import ConfigError
 from evomerge.optimizers.base import Problem, Yardstick
-from evomerge.optimizers.cma_es import CmaEs, _bounds, _losses
+from evomerge.optimizers.cma_es import CmaEs, _losses
+from evomerge.optimizers.cma_run import _bounds
 from evomerge.trial import TrialState
 
 
@@ -57,7 +58,7 @@ def test_learns_variances_in_many_dimensions():
 
     optimizer = new(dim=40)
     log = simulate(optimizer, score_of(loss), 400, workers=4)
-    assert optimizer._run._axes is None
+    assert optimizer._run._now.axes is None
     assert -best(log, lambda x: -loss(x)) < 0.2 * loss(np.full(40, 0.5))
 
 
@@ -223,3 +224,29 @@ def test_without_restarts_it_stays_where_it_converged():
 def test_settings_are_validated(bad):
     with pytest.raises(ConfigError, match=next(iter(bad))):
         new(**bad)
+
+
+def test_a_late_point_is_known_by_its_number_and_moved():
+    """Half the mean's way, the mean trial too; foreign and fresh points stay where they are."""
+    optimizer = new(popsize=6)
+    old, middle = optimizer._run._now, optimizer._run.mean
+    late = optimizer.ask(1, 50)[0]
+    for number in range(12):
+        (x,) = optimizer.ask(1, number)
+        optimizer.tell([make_trial(number, x, {"math": -float(np.mean((x - 0.8) ** 2))})])
+    run = optimizer._run
+    gone = run._now.mean - old.mean
+    assert run.updates == 2
+    assert np.abs(gone).max() > 1e-3
+    fresh, foreign = optimizer.ask(1, 13)[0], np.linspace(0.2, 0.7, 6)
+    X = np.array([late, fresh, foreign, middle])
+    draws = np.array([optimizer._draw(n) for n in (50, 13, 14, 15)])
+    moved, share = run._caught_up(X, draws)
+    assert share == 0.5
+    assert np.allclose(moved[0], late + gone / 2)
+    assert np.array_equal(moved[1], fresh)
+    assert np.array_equal(moved[2], foreign)
+    assert np.allclose(moved[3], middle + gone / 2)
+    snapped = X[:1].copy()
+    snapped[0, :2] = np.round(snapped[0, :2], 1)
+    assert run._caught_up(snapped, draws[:1])[1] == 1.0
