@@ -42,7 +42,9 @@ RIVAL = EXPERT + "prose"
 """The best single model on all documents."""
 
 
-def configuration(seed: int, documents: int | None, trials: int) -> dict:
+def configuration(
+    seed: int, documents: int | None, trials: int, optimizer: str = "cma_es"
+) -> dict:
     """The zoo with this many search documents per task and no others."""
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
@@ -51,7 +53,8 @@ def configuration(seed: int, documents: int | None, trials: int) -> dict:
 
     register_resolvers()
     with initialize_config_dir(str(resource_folder("conf")), version_base="1.3"):
-        config = compose("config", ["executor=local", f"seed={seed}", f"n_trials={trials}"])
+        chosen = [f"optimizer={optimizer}", f"seed={seed}", f"n_trials={trials}"]
+        config = compose("config", ["executor=local", *chosen])
     OmegaConf.set_struct(config, value=False)  # the run folder is ours
     for key in ("run_dir", "run_name"):
         del config[key]
@@ -62,9 +65,10 @@ def configuration(seed: int, documents: int | None, trials: int) -> dict:
     return plain
 
 
-def search(folder: Path, seed: int, documents: int, trials: int) -> tuple[Run, dict]:
+def search(folder: Path, seed: int, options: argparse.Namespace) -> tuple[Run, dict]:
     """One search; and which documents it saw."""
-    plan = build_plan(configuration(seed, documents, trials))
+    trials = options.trials
+    plan = build_plan(configuration(seed, options.documents, trials, options.optimizer))
     seen = plan.evaluator.samples("search")
     store = TrialStore(folder, plan.evaluator.objectives, plan.meta, plan.axes)
     executor = LocalExecutor(WorkerSpec(plan.pool, plan.evaluator, "cpu"), threads=1)
@@ -118,7 +122,7 @@ def elsewhere(trial: Trial, rows: dict[str, np.ndarray], seen: dict) -> Trial:
 
 def one(folder: Path, everywhere: Everywhere, seed: int, options: argparse.Namespace) -> list:
     """Gains of one seed: on the search, corrected, elsewhere."""
-    run, seen = search(folder / f"seed-{seed}", seed, options.documents, options.trials)
+    run, seen = search(folder / f"seed-{seed}", seed, options)
     scale, found = scale_of(run, "search"), luck(run)
     pair = (found.trial, next(t for t in run.trials if t.label == RIVAL))
     gain = paired_mean(*pair, scale).mean
@@ -179,6 +183,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--first", type=int, default=0, help="first seed")
+    parser.add_argument("--optimizer", default="cma_es")
     parser.add_argument("--documents", type=int, default=30)
     parser.add_argument("--trials", type=int, default=40)
     parser.add_argument("--draws", type=int, default=40)
@@ -188,14 +194,17 @@ def main() -> None:
     head = "| search | corrected | elsewhere | raw gap | corrected gap |"
     print(f"| seed {head}\n|---|---|---|---|---|---|")
     rows = []
-    for seed in range(options.seeds):
+    for seed in range(options.first, options.first + options.seeds):
         gains = one(options.out, everywhere, seed, options)
         rows.append(gains)
         shown = [*gains, gains[0] - gains[2], gains[1] - gains[2]]
         print(f"| {seed} | " + " | ".join(f"{v:+.3f}" for v in shown) + " |", flush=True)
     print(row("mean", np.array(rows)))
     figures = {"searches": gap(np.array(rows))}
-    runs = [open_run(options.out / f"seed-{seed}") for seed in range(options.seeds)]
+    runs = [
+        open_run(options.out / f"seed-{seed}")
+        for seed in range(options.first, options.first + options.seeds)
+    ]
     print(f"\n| documents per task {head}\n|---|---|---|---|---|---|")
     for n in (3, 5, 10, 15):
         cells = choices(runs, n, options.draws)

@@ -17,7 +17,7 @@ from evomerge.report.terminal import show_table
 if TYPE_CHECKING:
     from rich.console import Console
 
-SCRIPTS = ("draw.js", "many.js", "page.js")
+SCRIPTS = ("draw.js", "plot.js", "point.js", "many.js", "page.js")
 
 
 def write_html(c: Comparison, path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import dataclasses
 import math
-import time
 from pathlib import Path
 
 import numpy as np
@@ -20,21 +19,22 @@ from tests.report.test_report import HOSTILE, RUNS
 
 DARK = "rgb(20, 25, 27)"
 THREE = (*s.OBJECTIVES, Objective("chat", "chat", "acc"))
-PLACES = "return [...document.querySelectorAll('.plot, .heat, canvas')]"
+PLACES = "return [...document.querySelectorAll('.plot, .heat, #lines')]"
 EMPTY = f"{PLACES}.filter((p) => !p.dataset.drawn || p.clientHeight < 60).map((p) => p.id)"
 WHERE = """
-const plot = document.getElementById("plot-front"), box = plot.getBoundingClientRect();
-const { xaxis, yaxis } = plot._fullLayout;
-const marks = plot.data.find((t) => t.name === arguments[0] && t.customdata);
-const at = (k) => [
-  box.left + xaxis._offset + xaxis.d2p(marks.x[k]), box.top + yaxis._offset + yaxis.d2p(marks.y[k])
-];
-const apart = (i, j) => Math.hypot(at(i)[0] - at(j)[0], at(i)[1] - at(j)[1]) > 9;
-const inside = (j) => xaxis.d2p(marks.x[j]) > 9 && xaxis.d2p(marks.x[j]) < xaxis._length - 9 &&
-  yaxis.d2p(marks.y[j]) > 9 && yaxis.d2p(marks.y[j]) < yaxis._length - 9;
-const free = (j) => inside(j) && marks.x.every((_, i) => i === j || apart(i, j));
-const k = marks.x.findIndex((_, j) => free(j));
-return [...at(k), marks.customdata[k]];
+const plot = document.getElementById("plot-front"), { frame, figure } = plot;
+const box = plot.querySelector(".frame").getBoundingClientRect();
+const all = figure.layers.filter((l) => l.hover)
+  .flatMap((l) => l.x.map((x, k) => [frame.px(x), frame.py(l.y[k])]));
+const marks = figure.layers.find((l) => l.name === arguments[0]);
+const at = (k) => [frame.px(marks.x[k]), frame.py(marks.y[k])];
+const within = (v, from, size) => v > from + 9 && v < from + size - 9;
+const { left, top, width, height } = frame;
+const inside = ([x, y]) => within(x, left, width) && within(y, top, height);
+const near = ([x, y]) => all.filter(([u, v]) => Math.hypot(u - x, v - y) < 9);
+const free = (spot) => inside(spot) && near(spot).length === 1;
+const k = marks.x.findIndex((_, j) => free(at(j)));
+return [box.left + at(k)[0], box.top + at(k)[1], marks.pick(k)];
 """
 
 
@@ -73,13 +73,14 @@ def test_everything_is_drawn(opened, run, place, width):
     assert browser.run(EMPTY) == []
     assert browser.run("return document.documentElement.scrollWidth") <= width
     estimates = sum(t.state is TrialState.PRUNED for t in run.trials)
-    found = browser.run(
-        "return document.getElementById('plot-front').data.filter((t) => t.error_x).map((t) =>"
-        " [t.x.length, t.error_x.array.every((e) => e > 0)])"
-    )
-    assert found == [[estimates, True]]
+    for key, bars in (("front", "x"), ("front", "y"), ("best", "y")):
+        found = browser.run(
+            f"return document.getElementById('plot-{key}').figure.layers.filter((l) => l.error)"
+            f".map((l) => [l.x.length, l.error.{bars}.every((e) => e > 0)])"
+        )
+        assert found == [[estimates, True]]
     browser.picture(f"report-{place}-light")
-    ink = "return document.querySelector('#plot-front .xtick text').style.fill"
+    ink = "return getComputedStyle(document.querySelector('#plot-front .xtick')).fill"
     light = browser.run(ink)
     browser.scheme(dark=True)
     browser.wait(f"{ink} !== '{light}'")
@@ -96,30 +97,79 @@ def test_a_click_fills_the_recipe_panel(opened, run):
     ]["number"][index]
     assert browser.run("return document.getElementById('panel').dataset.trial") != str(number)
     browser.mouse(x, y)
-    browser.wait("return document.querySelector('#plot-front .hoverlayer').textContent")
-    told = browser.run("return document.querySelector('#plot-front .hoverlayer').textContent")
-    assert f"trial {number}" in told
+    told = browser.run("return document.getElementById('tip').innerText")
+    assert told.startswith(f"trial {number}\n")
     assert "linear: weight" in told
-    for _ in range(10):  # plotly drops a click that comes faster than its hover, as no hand does
-        browser.mouse(x, y, click=True)
-        time.sleep(0.3)
-        if browser.run("return document.getElementById('panel').dataset.trial") == str(number):
-            break
+    browser.mouse(x, y, click=True)
+    assert browser.run("return document.getElementById('panel').dataset.trial") == str(number)
     panel = browser.run("return document.getElementById('panel').textContent")
     assert f"evomerge export runs/demo --pick trial={number} --out merged/trial-{number}" in panel
     assert f"pretrained=merged/trial-{number} --tasks" in panel
     trial = next(t for t in run.trials if t.number == number and t.split == "search")
-    shown = browser.run("return document.querySelector('#panel .heat').data[0].z")
+    trial = next(t for t in run.trials if t.number == number and t.split == "search")
+    cells = "[...document.querySelectorAll('#panel .heat i')].map((c) => Number(c.dataset.value))"
+    shown = np.reshape(browser.run(f"return {cells}"), trial.recipe.coefficients["weight"].shape)
     np.testing.assert_allclose(shown, trial.recipe.coefficients["weight"], rtol=1e-4)
     assert f"{trial.scores.values['math']:.3f}" in panel
+
+
+def test_a_drag_zooms_and_a_double_click_shows_everything(opened, run):
+    browser = opened(page.page(run))
+    browser.run("document.getElementById('plot-front').scrollIntoView({ behavior: 'instant' })")
+    view = (
+        "const p = document.getElementById('plot-front');"
+        "return [p.view?.x ?? p.figure.x.range, p.view?.y ?? p.figure.y.range].flat()"
+    )
+    before = browser.run(view)
+    left, top, width, height = browser.run(
+        "const p = document.getElementById('plot-front'), f = p.frame;"
+        "const b = p.querySelector('.frame').getBoundingClientRect();"
+        "return [b.left + f.left, b.top + f.top, f.width, f.height]"
+    )
+    middle, corner = (left + width / 2, top + height / 2), (left + width, top)
+    browser.mouse(*middle, (middle[0] + 40, middle[1] - 40), corner)
+    x0, x1, y0, y1 = before
+    wanted = [(x0 + x1) / 2, x1, (y0 + y1) / 2, y1]
+    np.testing.assert_allclose(browser.run(view), wanted, atol=0.01)
+    again = "document.querySelector('#plot-front .frame').dispatchEvent(new Event('dblclick'))"
+    browser.run(again)
+    x0, x1, y0, y1 = browser.run(view)
+    shown = [t.scores.values for t in run.trials if t.split == "search"]
+    assert x0 < min(v["math"] for v in shown) < max(v["math"] for v in shown) < x1
+    assert y1 < min(-v["code"] for v in shown) < max(-v["code"] for v in shown) < y0, "a loss"
+    browser.run(again)
+    assert browser.run(view) == before
+
+
+def test_a_stopped_trial_says_why_and_how_surely(opened):
+    run = study(pareto=False)
+    number = max(t.number for t in run.trials if t.state is TrialState.PRUNED)
+    trials = [
+        dataclasses.replace(t, raced_after=20) if t.number == number else t for t in run.trials
+    ]
+    browser = opened(page.page(dataclasses.replace(run, trials=tuple(trials))))
+    browser.run(
+        "const f = document.getElementById('find'); f.value = arguments[0];"
+        "f.dispatchEvent(new Event('change'))",
+        number,
+    )
+    told = [t for t in trials if t.split == "search"][:20]
+    scale = run.scale()
+    complete = [t for t in told if t.state is TrialState.COMPLETE]
+    rival = max(complete, key=lambda t: scale.scalar(t.scores.values))
+    line = browser.run("return document.querySelector('#panel .stopped').textContent")
+    asked = 3 * 48
+    assert line.startswith(
+        f"Stopped after {asked} of 480 documents: it could not overtake {rival.name} any more."
+    )
+    assert "estimates: mean normalised 0." in line
 
 
 def test_choosing_axes_colour_and_time(opened, run):
     browser = opened(page.page(run))
     titles = (
-        "const l = document.getElementById('plot-front').layout;"
-        "const bar = l.coloraxis?.colorbar ?? { title: { text: '' } };"
-        "return [l.xaxis, l.yaxis, bar].map((a) => a.title.text)"
+        "const { x, y, bar } = document.getElementById('plot-front').figure;"
+        "return [x, y, bar].map((a) => a?.title ?? '')"
     )
     choose = (
         "const s = document.getElementById(arguments[0]); s.value = arguments[1];"
@@ -138,7 +188,7 @@ def test_choosing_axes_colour_and_time(opened, run):
     assert browser.run(titles) == [named[0], named[2], named[0]]
     browser.run(choose, "paint", "front")
     assert browser.run(titles)[2] == ""
-    x = "return document.getElementById('plot-best').data.at(-1).x.at(-1)"
+    x = "return document.getElementById('plot-best').figure.layers.at(-1).x.at(-1)"
     assert browser.run(x) == 40
     browser.run(choose, "over", "time")
     spent = sum(
@@ -190,7 +240,7 @@ def test_no_run_breaks_the_page(opened, name):
 def test_hostile_names_stay_text(opened):
     browser = opened(page.page(RUNS["hostile"]()))
     assert browser.run("return document.querySelectorAll('img, body b *, iframe').length") == 0
-    assert browser.run("return document.querySelectorAll('script').length") == 4  # ours, plotly
+    assert browser.run("return document.querySelectorAll('script').length") == 2  # data, ours
     shown = browser.run("return document.body.textContent")
     for name in HOSTILE[:3]:
         assert name in shown
@@ -220,7 +270,10 @@ def test_many_runs(opened):
     browser = opened(many_page.page(compare(runs)))
     assert browser.run(EMPTY) == []
     assert browser.run("return document.querySelector('h1').textContent") == "cma_es is ahead"
-    names = "return document.getElementById('plot-best').data.map((t) => t.name).filter(Boolean)"
+    names = (
+        "return document.getElementById('plot-best').figure.layers.map((l) => l.name)"
+        ".filter(Boolean)"
+    )
     assert browser.run(names) == ["cma_es", "random"]
     browser.picture("many-desktop-light")
 

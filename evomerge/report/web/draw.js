@@ -1,12 +1,10 @@
-// What every plot shares: the data, colours that follow the theme, and how plotly is called.
+// What every plot shares: the data, colours that follow the theme, words, and elements of the page.
 const D = JSON.parse(document.getElementById("data").textContent);
 const root = document.documentElement;
 const $ = (id) => document.getElementById(id);
-const touch = matchMedia("(pointer: coarse)").matches;
 const SHADES = ["paper", "card", "ink", "muted", "rule", "dot", "merged", "single", "low", "high",
   "c0", "c1", "c2", "c3", "c4", "c5", "c6", "c7"];
 const FONT = "ui-sans-serif, system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif";
-const CLEAR = "rgba(0,0,0,0)";
 let C = {};
 
 // Custom properties resolve only where they are used: a probe is coloured with each.
@@ -20,13 +18,23 @@ const readShades = () => {
 };
 
 const fade = (color, alpha) => color.replace(/^rgb\(([^)]*)\)$/, `rgba($1, ${alpha})`);
+const parts = (color) => color.match(/[\d.]+/g).slice(0, 3).map(Number);
 
-// Plotly reads its labels as HTML: every name goes through here.
-const safe = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+// A colour of a scale, t from 0 to 1; in 64 steps, so that thousands of marks share a few.
+const painter = (colors) => {
+  const ends = colors.map(parts), made = Array.from({ length: 64 }, (_, k) => {
+    const s = (k / 63) * (ends.length - 1), low = Math.min(Math.floor(s), ends.length - 2);
+    return `rgb(${ends[low].map((v, j) => Math.round(v + (s - low) * (ends[low + 1][j] - v))).join(", ")})`;
+  });
+  return (t) => made[Math.round(63 * Math.min(1, Math.max(0, t)))];
+};
+
 const clip = (text, n) => ([...String(text)].length > n ? [...String(text)].slice(0, n - 1).join("") + "\u2026" : String(text));
 const minus = (text) => text.replace("-", "\u2212");
 const show = (v, digits = 3) => (v === null || v === undefined || !isFinite(v) ? "\u2013"
   : minus(Math.abs(v) >= 1e4 ? v.toExponential(2) : v.toFixed(Math.abs(v) < 100 ? digits : 1)));
+
+const percent = (v, step = 0.001) => `${minus((100 * v).toFixed(Math.max(0, -Math.floor(Math.log10(100 * step) + 1e-9))))}%`;
 
 const wrap = (text, width) => {
   const lines = [""];
@@ -48,23 +56,6 @@ const element = (tag, attributes = {}, ...children) => {
   return made;
 };
 
-const layout = (x, y, more = {}) => {
-  const axis = {
-    gridcolor: C.rule, zeroline: false, ticks: "outside", ticklen: 4, tickcolor: CLEAR, automargin: true,
-    tickfont: { color: C.muted, size: 11 }, fixedrange: touch,
-  };
-  const title = (text) => ({ text, standoff: 12, font: { color: C.muted, size: 12 } });
-  return {
-    font: { family: FONT, color: C.ink, size: 13 }, paper_bgcolor: CLEAR, plot_bgcolor: CLEAR,
-    margin: { l: 8, r: 12, t: 34, b: 8 }, hovermode: "closest", dragmode: touch ? false : "zoom",
-    hoverlabel: { bgcolor: C.card, bordercolor: C.rule, align: "left", font: { color: C.ink, size: 12, family: FONT } },
-    legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font: { size: 12, color: C.muted }, itemclick: false, itemdoubleclick: false },
-    ...more,
-    xaxis: { ...axis, title: title(x), ...more.xaxis },
-    yaxis: { ...axis, title: title(y), ...more.yaxis },
-  };
-};
-
 const range = (values, pad = 0.08) => {
   const known = values.filter((v) => v !== null && isFinite(v));
   const low = known.reduce((a, b) => Math.min(a, b), Infinity), high = known.reduce((a, b) => Math.max(a, b), -Infinity);
@@ -72,33 +63,20 @@ const range = (values, pad = 0.08) => {
   return known.length ? [low - margin, high + margin] : [0, 1];
 };
 
+// What is pointed at, in words: the first line is its name.
+const tip = document.body.appendChild(element("div", { id: "tip", hidden: true }));
+const say = (lines, x, y) => {
+  tip.hidden = !lines;
+  if (!lines) return;
+  tip.replaceChildren(element("b", {}, lines[0]), ...lines.slice(1).map((line) => element("div", {}, line)));
+  const left = x + 16 + tip.offsetWidth > innerWidth ? x - 16 - tip.offsetWidth : x + 16;
+  tip.style.left = `${Math.max(6, left)}px`;
+  tip.style.top = `${Math.max(6, Math.min(y + 12, innerHeight - tip.offsetHeight - 6))}px`;
+};
+
 // A plot is a name and a function that builds it from the state of the page.
 const figures = {};
 const draw = (key) => {
   const place = $(`plot-${key}`);
-  if (!place || !figures[key] || !window.Plotly) return;
-  const figure = figures[key]();
-  Plotly.react(place, figure.data, figure.layout, { responsive: true, displayModeBar: false });
-  if (place.dataset.drawn) return;
-  place.dataset.drawn = "true";
-  place.on("plotly_click", (event) => {
-    const chosen = event.points[0]?.customdata;
-    if (figure.clicked && typeof chosen === "number") figure.clicked(chosen);
-  });
-};
-
-// The first paint comes before plotly is unpacked; then one plot at a time, so that the page stays alive.
-const unpack = async () => {
-  const packed = Uint8Array.from(atob($("plotly").textContent), (c) => c.charCodeAt(0));
-  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
-  const script = document.createElement("script");
-  script.textContent = await new Response(stream).text();
-  document.head.append(script);
-};
-const later = () => new Promise((done) => setTimeout(done));
-const drawAll = async () => {
-  for (const key of Object.keys(figures)) {
-    draw(key);
-    await later();
-  }
+  if (place && figures[key] && C.ink) plot(place, figures[key]());
 };

@@ -56,13 +56,8 @@ document.addEventListener("click", (event) => {
   }
 });
 
-const start = async () => {
-  readShades();
-  if (typeof fill === "function") [fill(), drawParallel()];
-  await unpack();
-  await drawAll();
-  if (typeof fill === "function") fill();
+requestAnimationFrame(() => setTimeout(() => {
+  repaint();
   performance.mark("drawn");
   root.dataset.ready = "true";
-};
-requestAnimationFrame(() => setTimeout(start));
+}));

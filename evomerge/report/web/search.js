@@ -3,13 +3,14 @@ const P = D.progress;
 const overTime = () => $("over")?.value === "time";
 const minutes = () => (P.seconds.at(-1) ?? 0) > 600;
 const told = (k) => (overTime() ? P.seconds[k] / (minutes() ? 60 : 1) : k + 1);
-const overTitle = () => (overTime() ? `worker time, ${minutes() ? "minutes" : "seconds"}` : "search trials told");
-const stepLine = (y, from) => {
+const overAxis = () => ({
+  title: overTime() ? `worker time, ${minutes() ? "minutes" : "seconds"}` : "trials finished",
+  range: P.number.length ? range([overTime() ? 0 : 1, told(P.number.length - 1)], 0.02) : [0, 1], each: 64, whole: !overTime(),
+});
+const holds = (y, from, more) => {
   const x = y.map((_, k) => told(k));
-  return { type: "scatter", mode: "lines", x: from === null ? x : [0, ...x], y: from === null ? y : [from, ...y],
-    line: { color: C.merged, width: 2.5, shape: "hv" }, hoverinfo: "skip" };
+  return { kind: "line", x: from === null ? x : [0, ...x], y: from === null ? y : [from, ...y], color: C.merged, step: "hv", ...more };
 };
-const level = (y) => ({ type: "line", xref: "paper", x0: 0, x1: 1, y0: y, y1: y, layer: "below", line: { color: C.single, width: 1.2, dash: "dot" } });
 
 // Far below the references a trial only says "bad": such dots lie on the floor, so that the top has room.
 const anchors = [...D.levels.map((l) => l[1]), ...P.best.filter((v) => v !== null)];
@@ -17,70 +18,62 @@ const summit = T.scalar.reduce((p, q) => (q === null ? p : Math.max(p, q)), Math
 const least = Math.min(...anchors), floor = anchors.length ? least - 1.2 * (summit - least || 1) : -Infinity;
 const rows = P.number.map((n, k) => [at.get(n), k]).filter(([i]) => i !== undefined && T.scalar[i] !== null);
 
-shapes.best = () => {
-  const found = rows.find(([i]) => i === pinned);
-  return [...D.levels.map((l) => level(l[1])), ...(found ? [ring(told(found[1]), Math.max(T.scalar[pinned], floor))] : [])];
-};
-
 figures.best = () => {
+  const height = (i) => Math.max(T.scalar[i], floor);
   const dots = (estimates, more) => {
     const chosen = rows.filter(([i]) => (T.kind[i] === "estimate") === estimates);
-    return { type: "scatter", mode: "markers", x: chosen.map(([, k]) => told(k)), y: chosen.map(([i]) => Math.max(T.scalar[i], floor)),
-      customdata: chosen.map(([i]) => i), hoverinfo: "text", hovertext: chosen.map(([i]) => hover(i)), ...more };
+    return {
+      kind: "points", x: chosen.map(([, k]) => told(k)), y: chosen.map(([i]) => height(i)), color: C.dot, size: 5.5,
+      shape: chosen.map(([i]) => (T.scalar[i] < floor ? "down" : estimates ? "ring" : "dot")), legend: estimates ? "ring" : "dot",
+      error: estimates ? { y: chosen.map(([i]) => (T.scalar[i] < floor ? 0 : CONFIDENT * (T.spread[i] ?? 0))), color: fade(C.dot, 0.6) } : null,
+      hover: (k) => hover(chosen[k][0]), pick: (k) => chosen[k][0], ...more,
+    };
   };
-  const symbols = (estimate) => rows.filter(([i]) => (T.kind[i] === "estimate") === estimate)
-    .map(([i]) => (T.scalar[i] < floor ? "triangle-down-open" : estimate ? "circle-open" : "circle"));
-  const span = range([...rows.map(([i]) => Math.max(T.scalar[i], floor)), ...anchors]);
-  const data = [
-    dots(false, { name: "trials", marker: { color: C.dot, size: 5.5, symbol: symbols(false) } }),
-    dots(true, { name: "stopped early (estimate)", marker: { color: C.dot, size: 5.5, symbol: symbols(true) } }),
-    { ...stepLine(P.best, null), name: "best so far" },
-  ].filter((t) => t.x.length);
-  const sorted = [...D.levels].sort((p, q) => q[1] - p[1]);
-  const close = (k) => k > 0 && sorted[k - 1][1] - sorted[k][1] < 0.06 * (span[1] - span[0]);
+  const span = range([...rows.map(([i]) => height(i)), ...anchors]), found = rows.find(([i]) => i === pinned);
+  const levels = [...D.levels].sort((p, q) => q[1] - p[1]);
+  const close = (k) => k > 0 && levels[k - 1][1] - levels[k][1] < 0.06 * (span[1] - span[0]);
   return {
-    data, clicked: pin,
-    layout: layout(overTitle(), `${safe(D.title)} normalised score`, {
-      height: 380, shapes: shapes.best(), yaxis: { range: span },
-      annotations: sorted.map(([name, y], k) => ({ xref: "paper", x: 0, xanchor: "left", y, yanchor: close(k) ? "top" : "bottom",
-        text: safe(clip(name, 24)), showarrow: false, font: { size: 11, color: C.single } })),
-    }),
+    layers: [dots(true, { name: "stopped early (95% interval)" }), dots(false, { name: "trials" }), holds(P.best, null, { name: "best so far" })],
+    x: overAxis(), y: { title: `${D.title} normalised score`, range: span }, height: 380, clicked: pin, view: overTime(),
+    levels: levels.map(([name, y], k) => ({ y, text: clip(name, 24), color: C.single, under: close(k) })),
+    ring: found ? [told(found[1]), height(pinned)] : null,
   };
 };
 
-figures.volume = () => ({
-  data: P.volume.length ? [{ ...stepLine(P.volume, P.before), name: "hypervolume", hoverinfo: "x+y", fill: "tozeroy", fillcolor: fade(C.merged, 0.08) }] : [],
-  layout: layout(overTitle(), "hypervolume", {
-    height: 380, showlegend: false, shapes: P.before === null ? [] : [level(P.before)],
-    yaxis: { range: range([...P.volume, P.before ?? 0], 0.12), tickformat: ".3~p" },
-    annotations: P.before === null ? [{ xref: "paper", yref: "paper", x: 0.5, y: 0.5, showarrow: false, text: "no single model was scored: nothing to measure from", font: { color: C.muted } }]
-      : [{ xref: "paper", x: 0, xanchor: "left", y: P.before, yanchor: "bottom", text: "reference points", showarrow: false, font: { size: 11, color: C.single } }],
-  }),
-});
+figures.volume = () => {
+  const start = P.before === null ? [] : [{ y: P.before, text: "reference points", color: C.single }];
+  const line = holds(P.volume, P.before), unit = overTime() ? (minutes() ? " min" : " s") : "";
+  return {
+    layers: P.volume.length ? [
+      { kind: "band", x: line.x, low: line.y.map(() => P.before ?? 0), high: line.y, color: fade(C.merged, 0.1) },
+      { ...line, hover: (k) => [percent(line.y[k]), overTime() ? `${show(line.x[k], 0)}${unit}` : `after ${line.x[k]} trials`] },
+    ] : [],
+    x: overAxis(), y: { title: "hypervolume", range: range([...P.volume, P.before ?? 0], 0.12), format: percent }, height: 380,
+    levels: start, view: overTime(), note: P.before === null ? "no single model was scored: nothing to measure from" : "",
+  };
+};
 
 figures.luck = () => {
   const splits = ["search", "select", "test"].filter((s) => D.leads.some((l) => l.on[s]));
-  const width = 0.05 * (D.leads.length - 1);
-  const data = [...D.leads].reverse().map((l, k) => {
-    const best = l.number === D.best, own = splits.map((s, j) => [j, l.on[s]]).filter(([, v]) => v);
+  const width = 0.05 * (D.leads.length - 1), values = [0];
+  const layers = [...D.leads].reverse().flatMap((l, k) => {
+    const color = l.number === D.best ? C.merged : C.dot, own = splits.map((s, j) => [j, l.on[s]]).filter(([, v]) => v);
     const shift = D.leads.length > 1 ? 2 * width * (k / (D.leads.length - 1)) - width : 0;
-    return {
-      type: "scatter", mode: "lines+markers", name: safe(l.name), customdata: own.map(() => at.get(l.number)),
-      x: own.map(([j]) => j + shift), y: own.map(([, v]) => v[0]), showlegend: false,
-      error_y: { array: own.map(([, v]) => v[2] - v[0]), arrayminus: own.map(([, v]) => v[0] - v[1]), color: best ? C.merged : C.dot, thickness: 1.2, width: 0 },
-      line: { color: best ? C.merged : C.dot, width: best ? 2.5 : 1.2 }, marker: { color: best ? C.merged : C.dot, size: best ? 9 : 6 },
-      hoverinfo: "text", hovertext: own.map(([j, v]) => `<b>${safe(l.name)}</b><br>${splits[j]}: ${show(v[0])}<br>95% CI ${show(v[1])} to ${show(v[2])}`),
-    };
+    const [x, y] = [own.map(([j]) => j + shift), own.map(([, v]) => v[0])];
+    values.push(...own.flatMap(([, v]) => v));
+    return [
+      { kind: "line", x, y, color, width: l.number === D.best ? 2.5 : 1.2 },
+      { kind: "points", x, y, color, size: l.number === D.best ? 9 : 6, error: { y: own.map(([, v]) => [v[1] - v[0], v[2] - v[0]]) },
+        hover: (j) => [l.name, `${splits[own[j][0]]}: ${show(y[j])}`, `95% CI ${show(own[j][1][1])} to ${show(own[j][1][2])}`], pick: () => at.get(l.number) },
+    ];
   });
   return {
-    data, clicked: (i) => i !== undefined && pin(i),
-    layout: layout("documents", `lead over ${safe(clip(D.rival ?? "", 30))}`, {
-      height: 320, margin: { l: 8, r: 12, t: 12, b: 8 }, shapes: [level(0)],
-      xaxis: { tickvals: splits.map((_, j) => j), ticktext: splits, showgrid: false, range: [-0.35, splits.length - 0.65], tickfont: { color: C.muted, size: 12 } },
-      annotations: [{ xref: "paper", x: 1, xanchor: "right", y: 0, yanchor: "bottom", text: safe(clip(D.rival ?? "", 30)), showarrow: false, font: { size: 11, color: C.single } }],
-    }),
+    layers, clicked: (i) => i !== undefined && pin(i), height: 320, still: true,
+    x: { title: "documents", ticks: splits.map((s, j) => [j, s]), range: [-0.35, splits.length - 0.65], grid: false },
+    y: { title: `lead over ${clip(D.rival ?? "", 30)}`, range: range(values, 0.1) },
+    levels: [{ y: 0, text: clip(D.rival ?? "", 30), color: C.single, end: true }],
   };
 };
 
 $("over")?.addEventListener("change", () => ["best", "volume"].forEach(draw));
-for (const key of ["best", "volume", "luck"]) if (!$(`plot-${key}`)) [figures, shapes].forEach((all) => delete all[key]);
+for (const key of ["best", "volume", "luck"]) if (!$(`plot-${key}`)) delete figures[key];
