@@ -8,6 +8,9 @@ choice on the real documents flatters its winner by (Efron 1983, "Estimating the
 prediction rule"; Harrell, Lee & Mark 1996, section 4.4). All merges meet the same drawn
 documents, so what they share (hard documents) drops out, and so does the trials' own likeness.
 
+The rival, the best of the single models on the same documents, is flattered in the same way,
+which makes the lead too small; the same draws say by how much.
+
 It errs on the side of too little, since scores lie further apart than the merges themselves do;
 what the search as a whole adapted to its documents is in no trial's scores. So what the select
 and test documents say goes first, where they were scored.
@@ -25,6 +28,7 @@ from evomerge.choose import feasible, is_single, merges, ranked
 from evomerge.compare import constraints_of, is_scored, scale_of
 from evomerge.recipe import Matrix
 from evomerge.run import Run
+from evomerge.scale import Scale
 from evomerge.trial import Trial
 
 _DRAWS = 500
@@ -39,7 +43,8 @@ class Luck:
         trial: The best merge on the search documents.
         rival: The best single model there.
         gain: Their difference in mean normalised score on the search documents.
-        luck: The part of it that choosing on them is expected to have added; >= 0.
+        luck: The part of it that choosing both on them is expected to have added; >= 0.
+        flattery: By how much the merge's own score is expected to be too good; >= 0.
         n_candidates: Merges that were chosen among.
         n_documents: Search documents, of all tasks.
     """
@@ -48,6 +53,7 @@ class Luck:
     rival: Trial
     gain: float
     luck: float
+    flattery: float
     n_candidates: int
     n_documents: int
 
@@ -85,23 +91,39 @@ def luck(run: Run, seed: int = 0) -> Luck | None:
     if not candidates or not singles:
         return None
     rival = singles[0]
-    rows = [_rows([*candidates, rival], name) for name in scale.names]
+    rows = [_rows([*candidates, *singles], name) for name in scale.names]
     if any(r is None for r in rows):
         return None
     tables = [r for r in rows if r is not None]
     rng = np.random.default_rng(seed)
     seen = np.stack([_means(r, np.ones((r.shape[1], 1))) for r in tables], axis=-1)
     drawn = np.stack([_means(r, _draws(r.shape[1], rng)) for r in tables], axis=-1)
-    weights = np.array(scale.weights) / np.array(scale.unit)
-    gains = (drawn[:-1] - drawn[-1:]) @ weights  # (n, draws), over the rival
-    true = (seen[:-1] - seen[-1:]) @ weights  # (n, 1)
-    winner = scale.scalars((drawn[:-1] - scale.zero) / scale.unit).argmax(axis=0)
-    optimism = gains[winner, np.arange(gains.shape[1])] - true[winner, 0]
-    best = candidates[0]
+    best, k = candidates[0], len(candidates)
+    merge, single = (_flattery(seen, drawn, at, k, scale) for at in (slice(k), slice(k, None)))
     gain = scale.mean(_values(best)) - scale.mean(_values(rival))
     n = sum(r.shape[1] for r in tables)
-    added = max(0.0, float(optimism.mean()))
-    return Luck(best, rival, gain, added, len(candidates), n)
+    return Luck(best, rival, gain, max(0.0, merge - single), max(0.0, merge), k, n)
+
+
+def _flattery(
+    seen: npt.NDArray[np.float64],
+    drawn: npt.NDArray[np.float64],
+    among: slice,
+    anchor: int,
+    scale: Scale,
+) -> float:
+    """By how much the best on drawn documents is better there than on the documents as they are.
+
+    Args:
+        seen: (models, 1, m) means on the documents.
+        drawn: (models, draws, m) the same on drawn ones.
+        among: The models that are chosen among.
+        anchor: One model whose own difference, 0 on average, is taken off: less noise.
+        scale: How the m objectives become one number.
+    """
+    chosen = scale.scalars((drawn[among] - scale.zero) / scale.unit).argmax(axis=0)
+    gap = (drawn - seen) @ (np.array(scale.weights) / np.array(scale.unit))  # (models, draws)
+    return float((gap[among][chosen, np.arange(len(chosen))] - gap[anchor]).mean())
 
 
 def _rows(trials: Sequence[Trial], name: str) -> Matrix | None:

@@ -163,6 +163,7 @@ def test_a_stopped_trial_says_why_and_how_surely(opened):
         f"Stopped after {asked} of 480 documents: it could not overtake {rival.name} any more."
     )
     assert "estimates: mean normalised 0." in line
+    browser.picture("report-stopped")
 
 
 def test_choosing_axes_colour_and_time(opened, run):
@@ -258,6 +259,7 @@ def test_thousands_of_trials(opened):
     )
     assert paint < 2000
     assert browser.run(EMPTY) == []
+    browser.picture("report-thousands")
 
 
 def test_many_runs(opened):
@@ -294,6 +296,14 @@ def test_a_real_search_of_the_zoo(opened, tmp_path):
 
 
 def test_paper(opened, run):
-    browser = opened(page.page(run), dark=True)
+    browser = opened(page.page(run), width=816, dark=True)
+    ink = "return getComputedStyle(document.body).backgroundColor"
+    assert browser.run(ink) == DARK
+    browser.medium("print")
+    browser.run("dispatchEvent(new Event('beforeprint'))")  # as the print dialogue does
+    assert browser.run(ink) == "rgb(255, 255, 255)"
+    browser.picture("report-paper")
+    browser.run("dispatchEvent(new Event('afterprint'))")
+    browser.medium("")
     made = browser.driver.execute_cdp_cmd("Page.printToPDF", {"printBackground": True})["data"]
     assert base64.b64decode(made).startswith(b"%PDF")

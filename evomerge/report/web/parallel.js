@@ -43,7 +43,7 @@ const drawAxes = (pen) => {
     const ends = x.flip ? [x.range[1], x.range[0]] : x.range;
     pen.textAlign = "center";
     pen.fillStyle = x.coefficient ? C.muted : C.ink;
-    const fit = Math.max(4, Math.floor(((box.width - 2 * PAD.side) / Math.max(1, axes.length - 1)) / 6.6));
+    const fit = Math.min(17, Math.max(4, Math.floor(((box.width - 2 * PAD.side) / Math.max(1, axes.length - 1)) / 6.6)));
     const text = wrap(x.name.replaceAll(" \u00b7 ", " "), fit).slice(0, 3);
     text.forEach((w, j) => pen.fillText(clip(w, fit + 1), at, PAD.top - 10 - 13 * (text.length - 1 - j)));
     pen.fillStyle = C.muted;
