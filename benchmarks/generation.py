@@ -49,7 +49,7 @@ def measure(
     live = LiveModel(model, tokenizer, "auto", None)
     encoded = live.encode(asked)
     (group,) = encoded.generations.groups
-    live.lm.batch_size_per_gpu = min(STOCK_BATCH, group.n_rows)
+    live.lm.batch_size_per_gpu = min(STOCK_BATCH, len(group.batches[0]))
     inside = _forward_clock(model)
     seconds: dict[str, list[float]] = {"own": [], "stock": [], "forward": []}
     for _ in range(repeats):
@@ -64,7 +64,7 @@ def measure(
         "prompts": len(group.prompts),
         "tokens": len(group.prompts[0]),
         "shared": group.n_shared,
-        "rows": group.n_rows,
+        "rows": len(group.batches[0]),
         "forward_passes": passes,
         "equal": sum(i.resps[0] == text for i, text in zip(asked, texts, strict=True)),
         **{name: round(statistics.median(values), 4) for name, values in seconds.items()},

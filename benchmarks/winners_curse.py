@@ -31,7 +31,7 @@ from pathlib import Path
 import numpy as np
 
 from evomerge.cli.build import build_plan
-from evomerge.cli.search import register_resolvers
+from evomerge.cli.compose import register_resolvers
 from evomerge.compare import paired_mean, scale_of
 from evomerge.executors.base import Job
 from evomerge.executors.local import LocalExecutor

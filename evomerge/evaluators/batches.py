@@ -80,16 +80,10 @@ class Batch:
         at = torch.arange(self.tokens.shape[1], device=self.tokens.device)
         return ((at[:, None] >= at) & (at[:, None] < self.reach[:, None, :]))[:, None]
 
-    def halves(self) -> tuple[Batch, Batch]:
-        """The first and the second half of the rows.
-
-        Raises:
-            ValueError: There is only one row.
-        """
+    def halves(self) -> tuple[Batch, ...]:
+        """The first and the second half of the rows; nothing where there is only one row."""
         n = len(self.tokens)
-        if n < 2:
-            raise ValueError("a batch of one row cannot be halved.")
-        return self.part(0, n // 2), self.part(n // 2, n)
+        return (self.part(0, n // 2), self.part(n // 2, n)) if n > 1 else ()
 
     def part(self, start: int, stop: int) -> Batch:
         """Some of the rows, and what is scored on them."""

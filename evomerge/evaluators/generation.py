@@ -27,7 +27,7 @@ from evomerge.evaluators.greedy import (
     layers_of,
     narrowest_window,
 )
-from evomerge.evaluators.memory import Portions
+from evomerge.evaluators.memory import half, in_pieces
 from evomerge.evaluators.packing import common
 from evomerge.evaluators.stops import Stops
 
@@ -56,7 +56,7 @@ class Group:
         instances: Per prompt, the instances that ask it.
         n_shared: Tokens that all prompts begin with and that are read once; 0 for none.
         n_new: Most tokens per answer.
-        n_rows: Prompts per batch.
+        batches: Their rows, batch by batch.
         stops: What ends an answer.
     """
 
@@ -64,7 +64,7 @@ class Group:
     instances: tuple[tuple[Any, ...], ...]
     n_shared: int
     n_new: int
-    n_rows: int
+    batches: list[range]
     stops: Stops
 
 
@@ -76,13 +76,13 @@ class Generations:
         groups: Those that are decoded here.
         others: Instances that are answered by ``HFLM.generate_until``.
         probe: (1, L) input ids of one of those, to notice broken weights; None without any.
-        n_rows: Prompts per generation of ``HFLM``.
+        n_rows: Prompts per batch of ``HFLM``, the only entry; what does not fit is halved.
     """
 
     groups: tuple[Group, ...]
     others: tuple[Any, ...]
     probe: torch.Tensor | None
-    n_rows: int
+    n_rows: list[int]
 
     @property
     def instances(self) -> list[Any]:
@@ -102,7 +102,6 @@ class Generator:
     def __init__(self, lm: Any, batch_size: int | str) -> None:
         self._lm, self._batch_size = lm, batch_size
         self._n_layers = layers_of(lm)
-        self._portions = Portions()
 
     def encode(self, instances: Sequence[Any]) -> Generations:
         """Encodes requests once for all candidates.
@@ -129,10 +128,10 @@ class Generator:
             else:
                 groups.append(group)
         if not others:
-            return Generations(tuple(groups), (), None, 1)
+            return Generations(tuple(groups), (), None, [])
         probe, _ = self._lm.tok_batch_encode([others[0].args[0]])
         probe = probe[:, -self._lm.max_length :].to(self._lm.device)
-        return Generations(tuple(groups), tuple(others), probe, self._prompts_per_batch(others))
+        return Generations(tuple(groups), tuple(others), probe, [self._prompts_per_batch(others)])
 
     def answer(self, model: PreTrainedModel, generations: Generations) -> None:
         """Appends the model's answers to the instances' ``resps``.
@@ -192,28 +191,22 @@ class Generator:
             tuple(tuple(askers[prompt]) for prompt in prompts),
             shared if worthwhile else 0,
             n_new,
-            self._rows(longest),
+            self._batches(len(prompts), longest),
             Stops(lm.tokenizer, until, ends),
         )
 
     def _decode(self, greedy: Greedy, group: Group) -> None:
         """Answers a group, batch by batch."""
-        for start in range(0, len(group.prompts), group.n_rows):
-            batch = range(start, min(start + group.n_rows, len(group.prompts)))
-            parts = self._portions.run(
-                batch,
-                lambda rows: greedy.extend(
-                    [group.prompts[row] for row in rows],
-                    group.n_shared,
-                    group.n_new,
-                    group.stops.ended,
-                ),
-            )
-            answers = [tokens for part in parts for tokens in part]
-            for row, tokens in zip(batch, answers, strict=True):
+
+        def extend(rows: range) -> None:
+            prompts = [group.prompts[row] for row in rows]
+            answers = greedy.extend(prompts, group.n_shared, group.n_new, group.stops.ended)
+            for row, tokens in zip(rows, answers, strict=True):
                 text = group.stops.text(tokens)
                 for instance in group.instances[row]:
                     instance.resps += [text] * (instance.repeats or 1)
+
+        in_pieces(group.batches, extend, _halves)
 
     def _stock(self, model: PreTrainedModel, generations: Generations) -> None:
         """Generates with lm-eval's own loop."""
@@ -228,22 +221,27 @@ class Generator:
             raise FloatingPointError(
                 "the merged model's logits are not finite: its weights overflowed."
             )
-        self._lm.batch_size_per_gpu = generations.n_rows
         repeated = [i for i in generations.others for _ in range(i.repeats or 1)]
         device = self._lm.device
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(SAMPLING_SEED)
-            texts = self._lm.generate_until(repeated, disable_tqdm=True)
+
+        def generate(n_rows: int) -> list[str]:
+            self._lm.batch_size_per_gpu = n_rows
+            with torch.random.fork_rng([device] if device.type == "cuda" else []):
+                torch.manual_seed(SAMPLING_SEED)
+                return list(self._lm.generate_until(repeated, disable_tqdm=True))
+
+        (texts,) = in_pieces(generations.n_rows, generate, half)
         for instance, text in zip(repeated, texts, strict=True):
             instance.resps.append(text)
 
-    def _rows(self, n_columns: int) -> int:
-        """Prompts per batch of the loop here."""
-        if not isinstance(self._batch_size, str):
-            return self._batch_size
-        device = self._lm.device.type
-        budget = CACHE_BYTES.get(device, CACHE_BYTES["cpu"])
-        return max(1, min(MOST_ROWS, budget // (n_columns * bytes_per_token(self._lm.model))))
+    def _batches(self, n: int, n_columns: int) -> list[range]:
+        """Rows of n prompts, batch by batch, for the loop here."""
+        at_once = self._batch_size
+        if isinstance(at_once, str):
+            budget = CACHE_BYTES.get(self._lm.device.type, CACHE_BYTES["cpu"])
+            per_row = n_columns * bytes_per_token(self._lm.model)
+            at_once = max(1, min(MOST_ROWS, budget // per_row))
+        return [range(n)[start : start + at_once] for start in range(0, n, at_once)]
 
     def _prompts_per_batch(self, instances: Sequence[Any]) -> int:
         """Prompts per batch of lm-eval's loop."""
@@ -253,3 +251,9 @@ class Generator:
         longest = max(len(lm.tok_encode(i.args[0])) for i in instances)
         new = max(int(i.args[1].get("max_gen_toks", lm.max_gen_toks)) for i in instances)
         return max(1, tokens_per_batch(lm.device) // min(longest + new, int(lm.max_length)))
+
+
+def _halves(rows: range) -> Sequence[range]:
+    """The first and the second half of the rows; nothing where there is only one."""
+    middle = len(rows) // 2
+    return (rows[:middle], rows[middle:]) if middle else ()

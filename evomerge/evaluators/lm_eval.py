@@ -156,6 +156,7 @@ class LmEval:
                 "apply_chat_template is set, but the tokenizer has no chat template. Take the "
                 "tokenizer of an instruction-tuned expert, or set it to false."
             )
+        model.train(mode=False)
         with lean():
             self._live = LiveModel(
                 model, tokenizer, self.options.batch_size, self.options.max_length
@@ -195,7 +196,6 @@ class LmEval:
         asked = self._built.get(split) or self._build(split)
         start = time.perf_counter()
         with lean(), torch.inference_mode():
-            model.train(mode=False)
             scores = asked.scores(model, bar)
         return dataclasses.replace(scores, seconds={"score": time.perf_counter() - start})
 

@@ -1,4 +1,4 @@
-"""What happens when a batch does not fit into memory: it is halved, and so are the later ones."""
+"""What happens when a batch does not fit into memory: it is replaced by its halves, for good."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 log = logging.getLogger(__name__)
 
-Row = TypeVar("Row")
+Piece = TypeVar("Piece")
 Result = TypeVar("Result")
 
 _SIGNS = ("out of memory", "not enough memory", "DefaultCPUAllocator", "STATUS_ALLOC_FAILED")
@@ -32,46 +32,46 @@ def release() -> None:
         torch.cuda.empty_cache()
 
 
-class Portions:
-    """Works through rows, as many at a time as fit into memory.
+def in_pieces(
+    pieces: list[Piece],
+    work: Callable[[Piece], Result],
+    halves: Callable[[Piece], Sequence[Piece]],
+) -> list[Result]:
+    """Does some work piece by piece; one that does not fit into memory is replaced by its halves.
 
-    Rows must be independent of each other, so that how they are divided changes no answer. What
-    was learned stays: a later call starts with the size that fitted.
+    The pieces must be independent of each other, so that how they are divided changes no answer.
 
-    Attributes:
-        limit: Most rows at a time; None as long as everything fitted.
+    Args:
+        pieces: What there is to do. The list is changed, so that a later call begins with what
+            fitted.
+        work: Does one piece. It is called again after it ran out of memory, so it must not have
+            changed anything by then.
+        halves: What to do in place of a piece; nothing where none is smaller.
+
+    Returns:
+        What ``work`` returned, in the order of the pieces as they are now.
+
+    Raises:
+        torch.OutOfMemoryError: And whatever else ``work`` raises, when the smallest piece does not
+            fit.
     """
+    results: list[Result] = []
+    while len(results) < len(pieces):
+        at = len(results)
+        try:
+            results.append(work(pieces[at]))
+        except Exception as err:
+            smaller = halves(pieces[at]) if is_out_of_memory(err) else ()
+            if not smaller:
+                raise
+        else:
+            continue
+        pieces[at : at + 1] = smaller
+        release()  # only here is the traceback gone, and with it the tensors of its frames
+        log.warning("out of memory: a batch is halved from now on.")
+    return results
 
-    def __init__(self) -> None:
-        self.limit: int | None = None
 
-    def run(self, rows: Sequence[Row], work: Callable[[Sequence[Row]], Result]) -> list[Result]:
-        """Calls ``work`` on consecutive portions of ``rows``; what does not fit is halved.
-
-        Args:
-            rows: What there is to do.
-            work: Does some of it. It is called again after it ran out of memory, so it must not
-                have changed anything by then.
-
-        Returns:
-            What ``work`` returned, in the order of the rows.
-
-        Raises:
-            torch.OutOfMemoryError: And whatever else ``work`` raises, when one row does not fit.
-        """
-        results: list[Result] = []
-        start = 0
-        while start < len(rows):
-            size = min(self.limit or len(rows), len(rows) - start)
-            try:
-                results.append(work(rows[start : start + size]))
-            except Exception as err:
-                if size == 1 or not is_out_of_memory(err):
-                    raise
-                self.limit = size // 2
-            else:
-                start += size
-                continue
-            release()  # only here is the traceback gone, and with it the tensors of its frames
-            log.warning("%d rows do not fit into memory; going on with %d.", size, self.limit)
-        return results
+def half(n: int) -> Sequence[int]:
+    """Half as many at a time, as one piece: for what divides its work itself."""
+    return (n // 2,) if n > 1 else ()

@@ -23,6 +23,7 @@ from evomerge.evaluators.answers import measure
 from evomerge.evaluators.batches import Batch, Encoded, Packing
 from evomerge.evaluators.generation import Generations, Generator
 from evomerge.evaluators.likelihoods import Likelihoods
+from evomerge.evaluators.memory import half, in_pieces
 from evomerge.evaluators.packing import check_encoded
 
 if TYPE_CHECKING:
@@ -68,11 +69,12 @@ class LiveModel:
     ) -> None:
         from lm_eval.models.huggingface import HFLM
 
-        self.batch_size = batch_size
+        n_rows = 1 if isinstance(batch_size, str) else batch_size
+        self._n_rows = [n_rows]
         self.lm = HFLM(
             pretrained=model,
             tokenizer=copy.deepcopy(tokenizer),
-            batch_size=1 if batch_size == "auto" else batch_size,
+            batch_size=n_rows,
             max_length=max_length,
         )
         self._causal = self.lm.backend == "causal"
@@ -160,27 +162,31 @@ class LiveModel:
             batches, settled = self._scorer.pack(model, requests.encoded)
             if settled:
                 requests.batches, requests.encoded = batches, []
-        return self._scorer.score(model, batches, n)
+        greedy = any(i.request_type == "loglikelihood" for i in requests.likelihoods)
+        return self._scorer.score(model, batches, n, greedy=greedy)
 
     def _stock_likelihoods(
         self, instances: Sequence[Any]
     ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         """The same by ``HFLM`` itself."""
-        n = len(instances)
-        totals, greedy = np.zeros(n), np.zeros(n, dtype=bool)
-        if not isinstance(self.batch_size, str):
-            self.lm.batch_size_per_gpu = self.batch_size
-        for kind, ask in (
-            ("loglikelihood", self.lm.loglikelihood),
-            ("loglikelihood_rolling", self.lm.loglikelihood_rolling),
-        ):
-            slots = [i for i, instance in enumerate(instances) if instance.request_type == kind]
-            answers = ask([instances[i] for i in slots], disable_tqdm=True) if slots else []
-            for slot, answer in zip(slots, answers, strict=True):
-                totals[slot], greedy[slot] = (
-                    answer if isinstance(answer, tuple) else (answer, False)
-                )
-        return totals, greedy
+
+        def ask(n_rows: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+            totals, greedy = np.zeros(len(instances)), np.zeros(len(instances), dtype=bool)
+            self.lm.batch_size_per_gpu = n_rows
+            for kind in ("loglikelihood", "loglikelihood_rolling"):
+                slots = [
+                    i for i, instance in enumerate(instances) if instance.request_type == kind
+                ]
+                asked = [instances[i] for i in slots]
+                answers = getattr(self.lm, kind)(asked, disable_tqdm=True) if asked else []
+                for slot, answer in zip(slots, answers, strict=True):
+                    totals[slot], greedy[slot] = (
+                        answer if isinstance(answer, tuple) else (answer, False)
+                    )
+            return totals, greedy
+
+        (answers,) = in_pieces(self._n_rows, ask, half)
+        return answers
 
     @contextlib.contextmanager
     def _remembering(self) -> Iterator[None]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from evomerge.evaluators.base import Evaluator
 from evomerge.executors.base import Job
+from evomerge.executors.notes import note_job
 from evomerge.experts import ExpertPool
 from evomerge.recipe import Recipe
 from evomerge.trial import Scores, Trial, TrialState
@@ -75,6 +76,11 @@ class Worker:
 
         A recipe that was scored before, in this run or another, is neither merged nor scored.
         """
+        done = self._outcome(job)
+        note_job(done)
+        return done
+
+    def _outcome(self, job: Job) -> Trial:
         trial = job.trial
         try:
             found = self._known.find(trial.recipe, trial.split) if self._known else None
@@ -102,7 +108,7 @@ class Worker:
 
     def _score_cache(self) -> ScoreCache | None:
         """Where scores of the same recipes lie; None where the evaluator does not say enough."""
-        from evomerge.checkpoint import cache_folder
+        from evomerge.cache import cache_folder
         from evomerge.score_cache import ScoreCache, side_files_hash
 
         depends_on = getattr(self._evaluator, "scores_depend_on", None)
@@ -126,7 +132,7 @@ class Worker:
         return dataclasses.replace(scores, seconds=seconds)
 
     def _merge(self, recipe: Recipe) -> None:
-        from evomerge.checkpoint import cache_folder
+        from evomerge.cache import cache_folder
         from evomerge.materialize import Merger, check_recipe
 
         key = (recipe.method, repr(sorted(recipe.fixed.items())))

@@ -46,10 +46,10 @@ from evomerge.errors import ConfigError, unknown_name
 from evomerge.optimizers.base import (
     Problem,
     Yardstick,
-    awaits_reference,
     check_integer,
     check_number,
     counts,
+    n_asked,
     rng_for,
 )
 from evomerge.recipe import Vector
@@ -66,8 +66,11 @@ accuracies on few documents tie often."""
 class CmaEs:
     """CMA-ES on the scalarised normalised scores.
 
-    The mean starts at the best told reference point that lies in the space, else at ``start``.
-    While a reference point is pending, :meth:`ask` returns nothing.
+    The mean starts at the best told reference point that lies in the space, else at ``start``. A
+    reference point counts as told first, whenever it is told: the trials told before it enter the
+    generations again, from the better start. So ask need not wait for reference points either. On
+    64 workers that costs some trials and saves the wait for the slowest reference point: see
+    docs/scale.md.
 
     Args:
         problem: What is optimised.
@@ -117,20 +120,28 @@ class CmaEs:
         self._popsize = popsize or 4 + int(3 * np.log(problem.dim))
         self._diagonal = problem.dim > diagonal_above
         self._yardstick = Yardstick(problem)
+        self._start: Vector = problem.start
         self._warm: list[Trial] = []
+        self._searched: list[Trial] = []
+        self._moved = False  # whether a reference point was told after a search trial
+        self._begin()
+
+    def _begin(self) -> None:
+        """The first run, at the best reference point told so far that lies in the space."""
         self._generation: list[Trial] = []
         self._restarts = 0
         self._n_searched = 0
         self._spent = {True: 0, False: 0}  # trials of runs with large and with small populations
         self._n_large, self._is_large = 0, True
-        self._run = self._new_run(problem.start, self._sigma0, self._popsize)
+        start = self._start
+        if self._warm:
+            start = np.array(min(self._warm, key=self._yardstick.key).x, dtype=np.float64)
+        self._run = self._new_run(start, self._sigma0, self._popsize)
 
     def ask(self, n: int, first: int, pending: Sequence[Trial] = ()) -> list[Vector]:
-        """Proposes ``n`` points of shape (d,), or none while a reference point is pending."""
-        if awaits_reference(pending):
-            return []
+        """Proposes ``n`` points of shape (d,); never fewer, whatever is pending."""
         flying = [t for t in pending if counts(t)]
-        position = self._n_searched + len(flying)
+        position = self._n_searched + n_asked(pending)
         taken = [t.x for t in (*self._generation, *flying) if t.x is not None]
         points: list[Vector] = []
         for i in range(n):
@@ -146,29 +157,35 @@ class CmaEs:
         return points
 
     def tell(self, trials: Sequence[Trial]) -> None:
-        """Takes finished trials in told order; each full generation moves the distribution."""
+        """Takes finished trials in told order."""
         for trial in trials:
             if not counts(trial):
                 continue
             if trial.kind == "reference":
-                self._yardstick.tell(trial)
-                self._warm_start(trial)
-                continue
-            self._n_searched += 1
-            if self._enters(trial):
-                self._generation.append(trial)
-                if len(self._generation) >= self._run.popsize:
-                    self._close_generation()
+                self._refer(trial)
+            else:
+                self._searched.append(trial)
+                self._take(trial)
 
-    def _warm_start(self, trial: Trial) -> None:
-        """Before the first update, the mean moves to the best reference point in the space."""
-        if trial.x is None or not self._yardstick.is_scored(trial):
+    def _refer(self, trial: Trial) -> None:
+        """A reference point counts as told first: what was told before it enters again."""
+        if not self._yardstick.is_scored(trial):
             return
-        self._warm.append(trial)
-        if self._restarts == 0 and self._run.updates == 0:
-            best = min(self._warm, key=self._yardstick.key)
-            start = np.array(best.x, dtype=np.float64)
-            self._run = self._new_run(start, self._sigma0, self._popsize)
+        self._yardstick.tell(trial)
+        if trial.x is not None:
+            self._warm.append(trial)
+        self._moved = bool(self._searched)
+        self._begin()
+        for earlier in self._searched:
+            self._take(earlier)
+
+    def _take(self, trial: Trial) -> None:
+        """A search trial; each full generation moves the distribution."""
+        self._n_searched += 1
+        if self._enters(trial):
+            self._generation.append(trial)
+            if len(self._generation) >= self._run.popsize:
+                self._close_generation()
 
     def _enters(self, trial: Trial) -> bool:
         """Whether a told search trial is part of a generation."""
@@ -177,9 +194,10 @@ class CmaEs:
         if trial.state is TrialState.COMPLETE and not self._yardstick.is_scored(trial):
             return False
         # After a restart, what was still in flight belongs to the run before: its points lie far
-        # off, and the best of them would pull the new mean straight back.
-        fresh_restart = self._restarts > 0 and self._run.updates == 0
-        return not (fresh_restart and self._run.is_far(trial.x))
+        # off, and the best of them would pull the new mean straight back. So would points that
+        # were asked before a reference point had moved the first mean.
+        fresh = self._run.updates == 0 and (self._restarts > 0 or self._moved)
+        return not (fresh and self._run.is_far(trial.x))
 
     def _close_generation(self) -> None:
         """One update from the open generation, and a restart where the run has ended."""

@@ -144,6 +144,7 @@ def _luck(run: Run) -> dict[str, Any] | None:
         "rival": found.rival.name,
         "gain": found.gain,
         "luck": found.luck,
+        "flattery": found.flattery,
         "expected": found.expected,
         "sentence": found.sentence,
     }

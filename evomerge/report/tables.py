@@ -311,10 +311,13 @@ def time_table(run: Run) -> Table:
             Cell(f"{name}, {split}"),
             Cell(str(len(trials))),
             *means,
-            Cell(duration(sum(sums))),
+            Cell(duration(sum(t.scores.spent for t in trials if t.scores))),
         )
         body.append(Row(cells))
-    note = "Time of the workers, added up; the clock on the wall ran less where several worked."
+    note = (
+        "Time of the workers, added up; the clock on the wall ran less where several worked. What "
+        "a trial waited for a worker is no part of the total."
+    )
     found = [t for t in run.trials if t.scores and t.copied_from is None and not t.scores.seconds]
     if found:
         note += f" {len(found)} trials took none: their scores were found in the cache folder."

@@ -324,11 +324,47 @@ def test_out_of_memory_halves_the_batch_for_good(error, device):
         encoded = live.encode(asked)
         live.answer(model, encoded)
         assert [i.resps for i in asked] == want
-        assert [n for n in sizes if n > 3] == [11, 5]
+        assert [n for n in sizes if n > 3] == [11, 5, 6]
         sizes.clear()
         live.answer(model, encoded)
-        assert max(sizes) == 2
+        assert max(sizes) == 3
         assert [i.resps for i in asked] == want
+    hook.remove()
+
+
+@pytest.mark.parametrize("kind", ["sampled", "encoder-decoder"])
+def test_out_of_memory_in_the_stock_loops_halves_their_batches(kind, device, tokenizer):
+    """What only lm-eval's own model can answer; its answers do not depend on the batch size."""
+    if kind == "sampled":
+        model = make("llama", device)
+        asked = requests(prompts(11), do_sample=True, temperature=0.8, top_k=1, max_gen_toks=4)
+        tokenizer = bpe()
+    else:
+        model = make_t5(device)
+        texts = prompts(11)
+        asked = requests(texts, max_gen_toks=4)
+        asked += [
+            Instance("loglikelihood", {}, (text, " fox"), 0, ("t", i, 1))
+            for i, text in enumerate(texts)
+        ]
+    sizes = []
+
+    def at_most_three(_, __, kwargs):
+        sizes.append(max(len(t) for t in kwargs.values() if isinstance(t, torch.Tensor)))
+        if sizes[-1] > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with lean(), torch.inference_mode():
+        live = LiveModel(model, tokenizer, 8, None)
+        encoded = live.encode(asked)
+        live.answer(model, encoded)
+        want = [i.resps for i in asked]
+        hook = model.register_forward_pre_hook(at_most_three, with_kwargs=True)
+        for most in (8, 2):
+            sizes.clear()
+            live.answer(model, encoded)
+            assert max(sizes) == most
+            assert [i.resps for i in asked] == want
     hook.remove()
 
 

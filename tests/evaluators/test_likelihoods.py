@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import types
 
@@ -122,6 +123,27 @@ def test_sharing_changes_nothing(arch, caplog):
     assert want[7] == pytest.approx(float(lp.sum().detach()), abs=2e-4)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_log_probabilities_are_those_of_log_softmax_and_ties_those_of_argmax(dtype):
+    model, encoded = make("llama").to(dtype), ask()
+    scorer = Likelihoods(model, Packing(256, "auto", CPU, VOCAB))
+    with torch.inference_mode():
+        model.lm_head.weight[VOCAB // 2 :] = model.lm_head.weight[: VOCAB - VOCAB // 2]
+        (batch, *_) = pack(encoded, Packing(256, "auto", CPU, VOCAB))
+        logits = model(batch.tokens, use_cache=False).logits[batch.rows, batch.columns]
+        most_likely = logits.argmax(-1)[batch.places]
+        assert len(most_likely.unique()) > 1
+        for shift in (0, VOCAB // 2):  # the first of equal logits, and the second
+            asked = dataclasses.replace(batch, targets=(most_likely + shift) % VOCAB)
+            want = logits.log_softmax(-1, dtype=torch.float32)[batch.places, asked.targets]
+            n = int(batch.slots.max()) + 1
+            got, greedy = scorer.score(model, [asked], n)
+            np.testing.assert_allclose(got, np.bincount(batch.slots, want.double()), rtol=1e-6)
+            assert greedy[batch.slots].all() == (not shift)
+            again, _ = scorer.score(model, [asked], n, greedy=False)
+            np.testing.assert_array_equal(again, got)
+
+
 @pytest.mark.parametrize("kind", ["mistral", "mamba"])
 def test_a_model_that_cannot_share_is_noticed(kind, caplog):
     from transformers import MambaConfig, MambaForCausalLM
@@ -180,7 +202,7 @@ def test_a_batch_that_does_not_fit_is_halved(monkeypatch, caplog):
     np.testing.assert_allclose(got, want, atol=1e-5)
     np.testing.assert_array_equal(got, again)
     assert (greedy == alike).all()
-    monkeypatch.setattr("evomerge.evaluators.likelihoods.is_out_of_memory", lambda err: False)
+    monkeypatch.setattr("evomerge.evaluators.memory.is_out_of_memory", lambda err: False)
     rows.clear()
     with torch.inference_mode(), pytest.raises(torch.OutOfMemoryError):
         scorer.score(model, scorer.pack(model, encoded)[0], len(encoded))

@@ -71,10 +71,26 @@ def test_mean_starts_at_the_best_reference_inside():
     assert np.mean(plain.ask(40, 4)) == pytest.approx(0.2, abs=0.01)
 
 
-def test_waits_for_references():
-    pending = running(0, None, kind="reference")
-    assert new().ask(3, 1, (pending,)) == []
-    assert len(new().ask(3, 1, (running(0, np.zeros(6)),))) == 3
+def test_a_late_reference_counts_as_told_first():
+    """Three generations around ``start`` are judged anew; those too far from it are left out."""
+
+    def score(x):
+        return {"math": -float(np.mean((x - 0.5) ** 2))}
+
+    warm = references(30, score)  # the average is best
+    first, late = (new(dim=30, sigma0=0.1, start=np.full(30, 0.48)) for _ in range(2))
+    asked = first.ask(45, 4, [running(t.number, t.x, kind="reference") for t in warm])
+    told = [make_trial(4 + i, x, score(x)) for i, x in enumerate(asked)]
+    first.tell([*warm, *told])
+    late.tell([*told[:20], *warm[:3], *told[20:40], warm[3], *told[40:]])
+    assert late._run.updates == first._run.updates == 3
+    assert all(map(np.array_equal, first.ask(9, 49), late.ask(9, 49)))
+    far = new(dim=30, sigma0=0.01, start=np.full(30, 0.2))
+    far.tell([make_trial(4 + i, x, score(x)) for i, x in enumerate(far.ask(45, 4))])
+    assert far._run.updates == 3
+    far.tell(warm)
+    assert far._run.updates == 0
+    assert np.mean(far.ask(40, 49)) == pytest.approx(0.5, abs=0.01)
 
 
 def test_failed_trials_are_no_part_of_a_generation():
