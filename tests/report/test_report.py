@@ -255,7 +255,7 @@ def test_json_of_nan_and_numpy():
 def test_live_and_comparison():
     run = RUNS["live"]()
     shown = report.text(run)
-    assert "So far:" in shown
+    assert "So far, " in shown
     assert "7 of 50 trials, 2 running, 1 failed" in shown
     states = [t["state"] for t in report.to_json(run)["trials"]]
     assert states.count("RUNNING") == 2
