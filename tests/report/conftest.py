@@ -38,8 +38,9 @@ class Browser:
 
     def scheme(self, dark: bool) -> None:
         """What the reader's system prefers."""
-        feature = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+        still = {"name": "prefers-reduced-motion", "value": "reduce"}  # nothing moves by itself
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme, still]})
 
     def medium(self, name: str) -> None:
         """What the page is shown on: ``print``, or a screen."""

@@ -52,7 +52,7 @@ document.addEventListener("click", (event) => {
   if (button.classList.contains("pin") && typeof pin === "function" && at.has(Number(button.dataset.pin))) {
     pin(at.get(Number(button.dataset.pin)));
     const box = $("panel")?.getBoundingClientRect();
-    if (box && (box.bottom < 80 || box.top > innerHeight - 80)) $("panel").scrollIntoView({ behavior: "smooth", block: "center" });
+    if (box && (box.bottom < 80 || box.top > innerHeight - 80)) $("panel").scrollIntoView({ block: "center" });
   }
 });
 
