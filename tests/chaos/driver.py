@@ -69,7 +69,9 @@ def sit(address: str, folder: Path, workers: int, optimizer: str, limit: int) ->
         limit: Bytes that the disk has left for the journal; 0: enough.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    os.dup2(os.open(folder / "stderr", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+    output = os.open(folder / "output", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for descriptor in (1, 2):
+        os.dup2(output, descriptor)
     try:
         code = drive(address, folder, workers, optimizer, limit)
     except RunFolderError as e:
