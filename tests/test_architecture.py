@@ -123,7 +123,7 @@ def test_no_utils() -> None:
 def test_importing_the_command_line_is_cheap() -> None:
     code = (
         "import sys, evomerge.cli.commands;"
-        "heavy={'torch','transformers','ray','lm_eval','optuna','matplotlib','cma','pymoo'};"
+        "heavy={'torch','transformers','ray','lm_eval','optuna','plotly','matplotlib','cma','pymoo'};"
         "print(sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

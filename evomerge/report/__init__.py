@@ -10,7 +10,7 @@ Every function works on a live run too: it shows what is there.
 The rooms: ``data`` (plain data, names made safe, files replaced in one step); what is worked out
 of a run: ``progress``, ``coefficients`` (which mattered), ``leads`` (search against test);
 ``tables`` (what the tables say), ``terminal`` (how they look there), ``as_json``; ``page``, on
-``page_data`` (what it draws), ``markup`` (HTML) and ``web/`` (style, scripts, plots);
+``page_data`` (what it draws), ``markup`` (HTML) and ``web/`` (style and scripts; plotly draws);
 ``picture`` (matplotlib). ``many``, ``many_tables`` and ``many_page`` put runs side by side.
 ``doctor`` and ``doctor_picture`` show a diagnosis.
 """

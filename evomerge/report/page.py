@@ -18,8 +18,7 @@ from evomerge.run import Run
 
 SCRIPTS = (
     "draw.js",
-    "plot.js",
-    "point.js",
+    "plots.js",
     "trials.js",
     "front.js",
     "search.js",

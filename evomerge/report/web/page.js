@@ -1,12 +1,12 @@
 // The page itself: theme, buttons, paper, and the order in which things appear.
 const night = matchMedia("(prefers-color-scheme: dark)");
-const repaint = () => {
+const repaint = (everything = false) => {
   readShades();
-  Object.keys(figures).forEach(draw);
-  if (typeof fill === "function") fill();
-  if (typeof drawParallel === "function") drawParallel();
+  if (everything) nearAll();
+  if (typeof fill === "function") [fill(), drawParallel()];
+  refreshAll();
 };
-night.addEventListener("change", repaint);
+night.addEventListener("change", () => repaint());
 $("theme").addEventListener("click", () => {
   const dark = root.dataset.theme ? root.dataset.theme === "dark" : night.matches;
   root.dataset.theme = dark ? "light" : "dark";
@@ -17,7 +17,7 @@ let before;
 addEventListener("beforeprint", () => {
   before = root.dataset.theme;
   root.dataset.theme = "light";
-  repaint();
+  repaint(true);
 });
 addEventListener("afterprint", () => {
   if (before) root.dataset.theme = before;
@@ -56,8 +56,14 @@ document.addEventListener("click", (event) => {
   }
 });
 
-requestAnimationFrame(() => setTimeout(() => {
+const frame = () => new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
+const start = async () => {
+  await frame();
   repaint();
+  await unpack();
+  watchAll();
+  for (let k = 0; k < 2; k++) await frame(); // what is near is told between frames
   performance.mark("drawn");
   root.dataset.ready = "true";
-}));
+};
+start();

@@ -7,7 +7,7 @@ let passing = T.number.map(() => true);
 let pinned = at.get(D.best) ?? (T.number.length ? 0 : null);
 
 const arrow = (o) => (o.up ? "\u2191" : "\u2193");
-const axisName = (k) => `${clip(D.objectives[k].name, 30)} \u00b7 ${clip(D.objectives[k].metric, 24)} ${arrow(D.objectives[k])}`;
+const axisName = (k) => `${safe(clip(D.objectives[k].name, 30))} \u00b7 ${safe(clip(D.objectives[k].metric, 24))} ${arrow(D.objectives[k])}`;
 
 const CONFIDENT = 1.96; // standard errors to each side of an estimate: 95%
 const estimate = (i) => {
@@ -16,7 +16,10 @@ const estimate = (i) => {
 };
 const interval = (v, error) => (error === null || v === null ? "" : `${show(v - CONFIDENT * error)} to ${show(v + CONFIDENT * error)}`);
 
+// What a trial says when it is pointed at, worked out once.
+const said = [];
 const hover = (i) => {
+  if (said[i]) return said[i];
   const lines = [T.name[i]];
   if (T.kind[i] === "estimate") lines.push(`stopped ${estimate(i)}: an estimate`);
   D.objectives.forEach((o, k) => {
@@ -24,7 +27,7 @@ const hover = (i) => {
     lines.push(`${clip(o.name, 30)}  ${show(T.raw[k][i])}${error}  ${clip(o.metric, 20)} ${arrow(o)}`);
   });
   lines.push(`${D.title} normalised  ${show(T.scalar[i])}`);
-  return [...lines, ...wrap(T.recipe[i], 46)];
+  return (said[i] = told([...lines, ...wrap(T.recipe[i], 46)].map(safe)));
 };
 
 // Parameter to its matrix, layer groups down and experts across.
@@ -34,39 +37,44 @@ const matrices = (i) => {
   return D.layouts[k].cells.map(({ name, at }) => ({ name, z: at.map((r) => r.map((c) => values[c])) }));
 };
 
-// Ink or paper, whichever is easier to read on a cell of that tone.
-const light = (color) => color.map((c) => ((c / 255 + 0.055) / 1.055) ** 2.4).reduce((sum, c, j) => sum + [0.2126, 0.7152, 0.0722][j] * c, 0);
-const readable = (tone, part) => {
-  const below = parts(C.paper), cell = light(parts(tone).map((c, j) => part * c + (1 - part) * below[j]));
-  const contrast = (color) => (Math.max(cell, light(parts(color))) + 0.05) / (Math.min(cell, light(parts(color))) + 0.05);
-  return contrast(C.ink) > contrast(C.paper) ? C.ink : C.paper;
-};
-
 // Many cells carry no numbers: the darkest one says what the colours mean.
 const crowded = ({ z }) => z.length > 24 || z[0].length > 8;
 const peak = ({ z }) => Math.max(1e-9, ...z.map((r) => Math.max(...r.map(Math.abs))));
 const darkest = (matrix) => (crowded(matrix) ? `, darkest: ${show(peak(matrix), 2)}` : "");
+const tall = (matrix) => 46 + Math.min(380, Math.max(26, matrix.z.length * (crowded(matrix) ? 12 : 26)));
 
-// A heat map: one cell per layer group and expert, in colours that CSS mixes. Of many groups few are named.
-const heat = (i, { name, z }) => {
-  const own = D.layouts[where.get(T.number[i])[0]];
-  const top = peak({ z }), many = crowded({ z }), every = Math.ceil(z.length / 24);
+// One cell per layer group and expert. Of many groups few are named.
+const heatFigure = (i, matrix) => {
+  const own = D.layouts[where.get(T.number[i])[0]], { z } = matrix, top = peak(matrix), many = crowded(matrix);
   const columns = z[0].length === 1 && own.models.length > 1 ? ["all experts"] : own.models;
-  const cell = (v, g, k) => element("i", {
-    "data-value": v, "data-at": `${g},${k}`,
-    style: `--part: ${((100 * Math.abs(v)) / top).toFixed(1)}%; --tone: var(--${v < 0 ? "single" : "merged"}); color: ${readable(v < 0 ? C.single : C.merged, Math.abs(v) / top)}`,
-  }, many ? "" : show(v, 2));
-  const cells = z.flatMap((r, g) => [element("b", {}, g % every ? "" : clip(own.groups[g], 22)), ...r.map((v, k) => cell(v, g, k))]);
-  const made = element("div", {
-    class: `heat${many ? " many" : ""}`, "data-drawn": "true", role: "img", "aria-label": `${name} by layer group and expert`,
-    style: `--columns: ${columns.length}; --row: ${Math.max(3, Math.min(many ? 12 : 26, 380 / z.length))}px`,
-  }, element("b"), ...columns.map((c) => element("b", { class: "column", title: c }, clip(c, 18))), ...cells);
-  made.addEventListener("pointermove", (event) => {
-    const at = event.target.dataset.at?.split(",").map(Number);
-    say(at && [show(z[at[0]][at[1]], 4), own.groups[at[0]], columns[at[1]]], event.clientX, event.clientY);
-  });
-  made.addEventListener("pointerleave", () => say(null));
-  return made;
+  const ticks = (names, limit, n) => {
+    const named = names.map((_, j) => j).filter((j) => j % Math.ceil(names.length / limit) === 0);
+    return { tickvals: named, ticktext: named.map((j) => safe(clip(names[j], n))), showgrid: false, ticklen: 0, fixedrange: true };
+  };
+  return {
+    data: [{
+      type: "heatmap", z, zmin: -top, zmax: top, xgap: many ? 1 : 2, ygap: many ? 0 : 2, showscale: false,
+      colorscale: [[0, C.single], [0.5, C.paper], [1, C.merged]], texttemplate: many ? "" : "%{z:.2f}", textfont: { size: 11 }, hoverinfo: "text",
+      hovertext: z.map((r, g) => r.map((v, k) => told([show(v, 4), safe(own.groups[g]), safe(columns[k])]))),
+    }],
+    layout: layout("", "", {
+      height: tall(matrix), margin: { l: 60, r: 4, t: 28, b: 4 }, dragmode: false,
+      xaxis: { ...ticks(columns, 8, 18), side: "top" }, yaxis: { ...ticks(own.groups, 24, 22), autorange: "reversed" },
+    }),
+  };
+};
+
+// The place of a parameter's heat map; it stays when another recipe is pinned.
+const heats = new Map();
+const heat = (matrix) => {
+  if (!heats.has(matrix.name)) {
+    const place = element("div", { class: "heat", role: "img", "aria-label": `${matrix.name} by layer group and expert` });
+    heats.set(matrix.name, place);
+    watch(place, () => heatFigure(pinned, matrices(pinned).find((m) => m.name === matrix.name)));
+  }
+  const place = heats.get(matrix.name);
+  place.style.height = `${tall(matrix)}px`;
+  return place;
 };
 
 const command = (line, k) => {
@@ -126,17 +134,18 @@ const fill = () => {
     element("p", { class: "chips" }, ...chips.filter(Boolean).map((c) => element("span", {}, c))),
     ...[stopped(i)].filter(Boolean),
     scoreTable(i),
-    ...matrices(i).flatMap((m) => [element("p", { class: "of" }, element("b", {}, m.name), " by layer group and expert", darkest(m)), heat(i, m)]),
+    ...matrices(i).flatMap((m) => [element("p", { class: "of" }, element("b", {}, m.name), " by layer group and expert", darkest(m)), heat(m)]),
     element("p", { class: "fixed" }, [own.method, ...Object.entries(own.fixed).map(([k, v]) => `${k} ${v}`)].join(" \u00b7 ")),
     ...D.commands.map((line, k) => command(line.replaceAll("TRIAL_NUMBER", T.number[i]), k)),
   );
   panel.dataset.trial = T.number[i];
+  heats.forEach(refresh);
 };
 
 // Pins a trial everywhere: the panel, and a ring in every plot.
 const pin = (i) => {
   pinned = i;
   fill();
-  Object.keys(figures).forEach(draw);
+  moveRings();
   drawParallel();
 };
