@@ -327,6 +327,8 @@ def test_paper(opened, run):
     assert "plot-volume" in browser.run(EMPTY)
     browser.run("dispatchEvent(new Event('beforeprint'))")  # as the print dialogue does
     assert browser.run(EMPTY) == []
+    wide = "[...document.querySelectorAll('.plot')].filter((p) => p.layout.width > p.clientWidth)"
+    assert browser.run(f"return {wide}.map((p) => p.id)") == []
     assert browser.run(ink) == "rgb(255, 255, 255)"
     browser.picture("report-paper")
     browser.run("dispatchEvent(new Event('afterprint'))")

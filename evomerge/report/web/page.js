@@ -17,9 +17,11 @@ let before;
 addEventListener("beforeprint", () => {
   before = root.dataset.theme;
   root.dataset.theme = "light";
+  root.dataset.paper = "true"; // the wide layout, before plots are drawn to its measure
   repaint(true);
 });
 addEventListener("afterprint", () => {
+  delete root.dataset.paper;
   if (before) root.dataset.theme = before;
   else delete root.dataset.theme;
   repaint();

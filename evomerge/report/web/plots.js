@@ -14,7 +14,7 @@ const layout = (x, y, more = {}) => {
     font: { family: FONT, color: C.ink, size: 13 }, paper_bgcolor: CLEAR, plot_bgcolor: CLEAR,
     margin: { l: 60, r: 14, t: 34, b: 52 }, hovermode: "closest", dragmode: touch ? false : "zoom",
     hoverlabel: { bgcolor: C.card, bordercolor: C.rule, align: "left", font: { color: C.ink, size: 12, family: FONT } },
-    legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font: { size: 12, color: C.muted }, itemclick: false, itemdoubleclick: false },
+    legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", traceorder: "normal", font: { size: 12, color: C.muted }, itemclick: false, itemdoubleclick: false },
     ...more,
     xaxis: { ...axis, ...more.xaxis, title: title(x) },
     yaxis: { ...axis, ...more.yaxis, title: title(y) },
@@ -44,13 +44,14 @@ const whiskers = (points, reach, more) => {
   return { ...line, mode: "lines", hoverinfo: "skip", showlegend: false, line: { width: 1, color: fade(C.dot, 0.6), simplify: false }, ...more };
 };
 
-// Place to what builds its figure from the state of the page.
+// Place to what builds its figure from the state of the page. Its size is the place's, on paper too: plotly's
+// own sizing comes a moment later, when the page is printed already.
 const builds = new Map();
 const refresh = (place) => {
   if (!place.dataset.near || !place.isConnected) return;
   const { data, layout, clicked } = builds.get(place)();
   place.clicked = clicked;
-  Plotly.react(place, data, layout, CONFIG);
+  Plotly.react(place, data, { ...layout, width: place.clientWidth, height: place.clientHeight }, CONFIG);
   if (place.dataset.drawn) return;
   place.dataset.drawn = "true";
   place.on("plotly_click", (event) => {

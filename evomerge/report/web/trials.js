@@ -41,7 +41,7 @@ const matrices = (i) => {
 const crowded = ({ z }) => z.length > 24 || z[0].length > 8;
 const peak = ({ z }) => Math.max(1e-9, ...z.map((r) => Math.max(...r.map(Math.abs))));
 const darkest = (matrix) => (crowded(matrix) ? `, darkest: ${show(peak(matrix), 2)}` : "");
-const tall = (matrix) => 46 + Math.min(380, Math.max(26, matrix.z.length * (crowded(matrix) ? 12 : 26)));
+const tall = (matrix) => 32 + Math.min(380, Math.max(30, matrix.z.length * (crowded(matrix) ? 12 : 26)));
 
 // One cell per layer group and expert. Of many groups few are named.
 const heatFigure = (i, matrix) => {
@@ -58,7 +58,7 @@ const heatFigure = (i, matrix) => {
       hovertext: z.map((r, g) => r.map((v, k) => told([show(v, 4), safe(own.groups[g]), safe(columns[k])]))),
     }],
     layout: layout("", "", {
-      height: tall(matrix), margin: { l: 60, r: 4, t: 28, b: 4 }, dragmode: false,
+      margin: { l: 60, r: 4, t: 28, b: 4 }, dragmode: false,
       xaxis: { ...ticks(columns, 8, 18), side: "top" }, yaxis: { ...ticks(own.groups, 24, 22), autorange: "reversed" },
     }),
   };
