@@ -1,7 +1,7 @@
 """What racing saves on the zoo, and what it loses.
 
     python benchmarks/racing.py [--folder DIR] [--seeds 5] [--trials 60] [--documents 200]
-                                [--settings cautious bold] [--front]
+                                [--test 300] [--settings cautious bold] [--front]
 
 For every seed one search without racing and one with each setting, whole searches: what is stopped
 early changes what is proposed next. The runs stay in the folder, and what is there is not run
@@ -16,7 +16,8 @@ Figures, per setting:
 * ``test_difference_se``: test score of the raced search's pick minus the unraced one's, mean over
   the seeds, in standard errors of that mean over the seeds, which hold the luck of two searches
   that take different ways; beside it the differences and, per seed, the paired standard error
-  over documents. For a front, ``hypervolume_ratio`` on the search documents instead;
+  over documents. For a front, the hypervolume on the test documents of the members that the search
+  documents made, its paired error bootstrapped; and ``hypervolume_ratio`` on the search documents;
 * ``false_drop_rate``: of the candidates of the unraced searches that truly beat the best before
   them (entered the front), the share that racing would have stopped, their documents in 20 orders;
   ``winner_dropped``: the same of the eventual winners (members of the final front).
@@ -52,7 +53,6 @@ from evomerge.store import TrialStore, open_run
 from evomerge.study import Study
 from evomerge.trial import Objective, Scores, Trial, TrialState
 
-N_TEST = 300
 N_ORDERS = 20
 Weights = Mapping[str, np.ndarray]
 
@@ -227,6 +227,28 @@ def hypervolume(trials: list[Trial], scale: Any) -> float:
     return pareto.hypervolume(np.array(rows), np.zeros(len(scale.names)))
 
 
+def difference_on_test(raced: list[Trial], plain: list[Trial], scale: Any) -> tuple[float, float]:
+    """Hypervolume of a front minus another's, both scored on the same test documents; its error.
+
+    Returns:
+        The difference, and the standard deviation of 200 bootstrap draws of the documents.
+    """
+    rng = np.random.default_rng(0)
+    sizes = [len(plain[0].scores.per_example[n]) for n in scale.names]
+    draws = [[np.arange(n) for n in sizes]]
+    draws += [[rng.integers(n, size=n) for n in sizes] for _ in range(200)]
+
+    def volume(front: list[Trial], drawn: list[np.ndarray]) -> float:
+        columns = []
+        for name, ids in zip(scale.names, drawn, strict=True):
+            columns.append([t.scores.per_example[name][ids].mean() for t in front])
+        F = (np.array(columns, dtype=np.float64).T - scale.zero) / scale.unit
+        return pareto.hypervolume(F, np.zeros(len(scale.names)))
+
+    found = [volume(raced, drawn) - volume(plain, drawn) for drawn in draws]
+    return found[0], float(np.std(found[1:]))
+
+
 def on_test(plan: Plan, worker: Worker, folder: Path, t: Trial) -> Trial:
     """A pick on the test documents; kept in the folder."""
     file = folder / f"test-{t.number}.npz"
@@ -263,6 +285,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--trials", type=int, default=60)
     parser.add_argument("--documents", type=int, default=200)
+    parser.add_argument("--test", type=int, default=300, help="test documents per task")
     parser.add_argument("--settings", nargs="+", default=["cautious", "bold"])
     parser.add_argument("--front", action="store_true")
     o = parser.parse_args()
@@ -272,7 +295,7 @@ def main() -> None:
     per_seed: dict[str, list[dict[str, Any]]] = {s: [] for s in o.settings}
     drops: dict[str, list[bool]] = {s: [] for s in o.settings}
     lost: dict[str, list[bool]] = {s: [] for s in o.settings}
-    examiner = plan_of(o, 0, "off", test=N_TEST)
+    examiner = plan_of(o, 0, "off", test=o.test)
     worker = Worker(spec_of(examiner))
     for seed in range(o.seeds):
         base = plan_of(o, seed, "off")
@@ -282,7 +305,14 @@ def main() -> None:
         scale = whole.scale()
         weights = document_weights(base.evaluator)
         known = {t.recipe.id: t.scores for t in plain if t.scores and t.copied_from is None}
-        rival = None if o.front else on_test(base, worker, folder, winner(whole, plain))
+
+        def tested(run: Run, trials: list[Trial], plan: Plan, folder: Path) -> list[Trial]:
+            """What a search found, on the test documents: its front, or its pick."""
+            names = [x.name for x in run.searched]
+            found = front_of(trials, names) if o.front else [winner(run, trials)]
+            return [on_test(plan, worker, folder, t) for t in found]
+
+        rivals = tested(whole, plain, base, folder)
         for setting in o.settings:
             plan = plan_of(o, seed, setting)
             folder = root / f"{kind}-{setting}-{seed}"
@@ -295,13 +325,15 @@ def main() -> None:
                 "of_search": own / full_own,
                 "pruned": sum(t.state is TrialState.PRUNED for t in trials),
             }
-            if rival is None:
+            picks = tested(run, trials, plan, folder)
+            if o.front:
                 volumes = [hypervolume(found, scale) for found in (trials, plain)]
                 row["hypervolume_ratio"] = volumes[0] / volumes[1]
+                difference, stderr = difference_on_test(picks, rivals, scale)
             else:
-                pick = on_test(plan, worker, folder, winner(run, trials))
-                d = paired_mean(pick, rival, scale)
-                row |= {"difference": d.mean, "paired_stderr": d.stderr}
+                d = paired_mean(picks[0], rivals[0], scale)
+                difference, stderr = d.mean, d.stderr
+            row |= {"difference": difference, "paired_stderr": stderr}
             found, last = false_drops(plan, whole, plain, weights)
             drops[setting] += found
             lost[setting] += last
@@ -322,13 +354,10 @@ def summary(rows: list[dict[str, Any]], drops: list[bool], lost: list[bool]) -> 
     }
     if "hypervolume_ratio" in rows[0]:
         found["hypervolume_ratio"] = float(np.mean([r["hypervolume_ratio"] for r in rows]))
-    else:
-        d = np.array([r["difference"] for r in rows])
-        error = (
-            float(d.std(ddof=1)) / math.sqrt(len(d)) if len(d) > 1 else rows[0]["paired_stderr"]
-        )
-        found |= {"difference": float(d.mean()), "stderr": error}
-        found["test_difference_se"] = float(d.mean()) / error if error else 0.0
+    d = np.array([r["difference"] for r in rows])
+    error = float(d.std(ddof=1)) / math.sqrt(len(d)) if len(d) > 1 else rows[0]["paired_stderr"]
+    found |= {"difference": float(d.mean()), "stderr": error}
+    found["test_difference_se"] = float(d.mean()) / error if error else 0.0
     return found | {"rows": rows}
 
 

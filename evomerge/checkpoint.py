@@ -135,6 +135,11 @@ class Checkpoint:
         tensor: torch.Tensor = self._files[self.tensors[name].file].get_tensor(name)
         return tensor
 
+    @property
+    def as_stored(self) -> Checkpoint:
+        """The checkpoint as it lies in its folder, whatever it is read as."""
+        return self
+
     def low_rank(self, name: str) -> tuple[torch.Tensor, torch.Tensor] | None:  # noqa: ARG002
         """Factors of a tensor's task vector, where a model has them: see :class:`Adapter`."""
         return None

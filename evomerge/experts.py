@@ -140,18 +140,22 @@ class ExpertPool:
         if audit:
             everyone = [c.audited() for c in everyone]
             _check_distinct({c.name: c.content for c in everyone}, "weights")
-            alike = respelled(everyone, tokenizer) if tokenizer else everyone
-        spelling = next((c for c in everyone if c.name == tokenizer), None)
-        return cls.of(alike[0] if origin else None, alike[1 if origin else 0 :], spelling)
+        return cls.of(everyone[0] if origin else None, everyone[1 if origin else 0 :], tokenizer)
 
     @classmethod
     def of(
         cls,
         base: Checkpoint | None,
         experts: Sequence[Checkpoint],
-        tokenizer: Checkpoint | None = None,
+        tokenizer: str | None = None,
     ) -> ExpertPool:
-        """The pool of checkpoints that are known to fit."""
+        """The pool of checkpoints that are known to fit; arguments as of :meth:`open`."""
+        spelling = None
+        if tokenizer:
+            models = [*([base] if base else []), *experts]
+            spelling = next(c for c in models if c.name == tokenizer)
+            models = respelled(models, tokenizer)
+            base, experts = (models[0], models[1:]) if base else (None, models)
         everyone = [*([base] if base else []), *experts]
         tensors = tuple(
             MergeTensor(t.name, t.shape, layer_of(t.name), role_of(t.name))
@@ -160,7 +164,7 @@ class ExpertPool:
             and all(t.name in c.tensors for c in everyone)
             and not _tied_head(everyone[0], t)  # one live tensor with the embedding: merged once
         )
-        return cls(base, tuple(experts), tensors, tokenizer)
+        return cls(base, tuple(experts), tensors, spelling)
 
     @property
     def anchor(self) -> Checkpoint:

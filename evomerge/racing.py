@@ -11,11 +11,14 @@ paired, and two things are known that a general race does not know:
   :mod:`evomerge.estimate`. The test is Student's, with the degrees of freedom of that.
 * How a candidate loses. Every way to lose is one test of a linear combination of objectives,
   or several that must all hold: the weighted mean below the incumbent's; for ``worst`` and
-  ``chebyshev`` any one term of the minimum below it; any bound broken; for a front, worse than one
-  member in every objective (an intersection-union test, which needs no correction: Berger 1982).
+  ``chebyshev`` any one term of the minimum below it; any bound broken; for a front, no better than
+  one member in any objective (an intersection-union test, which needs no correction: Berger 1982).
 
 The error is what a candidate that just equals its rivals may be stopped with. It is divided among
-the looks, and among the ways to lose (Bonferroni), so it holds whatever their dependence.
+the looks, and among what can go wrong at one (Bonferroni), so it holds whatever their dependence.
+What can go wrong are the directions of hurdles, however many members the front has: a candidate
+that should go on brings at least one hurdle of every way to lose to its limit, so to be stopped,
+its estimate in the direction of one of these must be too low by what the test asks for.
 """
 
 from __future__ import annotations
@@ -120,7 +123,9 @@ class Bar:
                     "before documents are asked; this evaluator gives neither. Set racing=off."
                 )
             found.append(self._estimate(i, seen[name], (weights or {}).get(name)))
-        level = self.error / max(1, len(self.shares) - 1) / max(1, len(self.losses))
+        directions = {hurdle.weights for loss in self.losses for hurdle in loss}
+        mistakes = min(len(directions), len(self.losses))  # ways to be stopped wrongly
+        level = self.error / max(1, len(self.shares) - 1) / max(1, mistakes)
         return Verdict(
             any(all(_missed(h, found, level) for h in loss) for loss in self.losses),
             {n: e.mean for n, e in zip(self.names, found, strict=True)},
@@ -174,6 +179,10 @@ class Racing:
         error: Chance that a candidate which just equals the best is stopped; in (0, 1).
         first: Share of the documents that is asked first, in (0, 1).
         growth: Factor from one look to the next, > 1.
+        tolerance: By how much, in normalised scores, a candidate must exceed every member of the
+            front in something, >= 0. What is stopped for less is within it of a member in every
+            objective (additive epsilon-dominance: Laumanns et al. 2002, "Combining convergence
+            and diversity in evolutionary multiobjective optimization").
 
     Raises:
         ConfigError: A setting out of range.
@@ -185,6 +194,7 @@ class Racing:
     error: float = 0.05
     first: float = 0.125
     growth: float = 2.0
+    tolerance: float = 0.0
 
     def __post_init__(self) -> None:
         """Checks the settings."""
@@ -195,6 +205,9 @@ class Racing:
             if not low < value < high:
                 above = f" and < {high:g}" if high < math.inf else ""
                 raise ConfigError(f"racing.{name}: expected > {low}{above}, got {value!r}.")
+        lead = self.tolerance
+        if isinstance(lead, bool) or not isinstance(lead, int | float) or not 0 <= lead < math.inf:
+            raise ConfigError(f"racing.tolerance: expected a number >= 0, got {lead!r}.")
 
     @property
     def shares(self) -> tuple[float, ...]:
@@ -219,17 +232,18 @@ class Racing:
         optimised = [o for o in self.objectives if o.search]
         scale = Scale.fit(optimised, known, scalarisation=self.scalarisation)
         bounds = Constraints.fit(self.objectives, known)
-        feasible = [t for t in known if bounds.kept(_scores(t).values)]
+        feasible = [t for t in known if bounds.kept(_scores(t).values)] if bounds.names else known
         if not feasible:
             return None
+        F = np.array([[_scores(t).values[n] for n in scale.names] for t in feasible])
         if self.pareto:
-            F = np.array([[_scores(t).values[n] for n in scale.names] for t in feasible])
             _, once = np.unique(F, axis=0, return_index=True)
             front = pareto.non_dominated(F)
             rivals = [feasible[i] for i in sorted(once) if front[i]]
-            losses = [_dominated(t, scale, names) for t in rivals]
+            losses = [_dominated(t, scale, names, self.tolerance) for t in rivals]
         else:
-            best = max(feasible, key=lambda t: (scale.scalar(_scores(t).values), -t.number))
+            goals = scale.scalars((F - scale.zero) / scale.unit).tolist()
+            _, _, best = max((goal, -t.number, t) for goal, t in zip(goals, feasible, strict=True))
             losses = [(hurdle,) for hurdle in _below(best, scale, names)]
         losses += [
             (Hurdle(_one(names, n, 1 / u), limit / u),)
@@ -248,9 +262,9 @@ class Racing:
 def _is_measured(trial: Trial, names: Sequence[str]) -> bool:
     """Whether a trial can be a rival: COMPLETE on the search documents, scored on everything."""
     return (
-        trial.split == "search"
+        trial.state is TrialState.COMPLETE  # first: of many told trials few are
+        and trial.split == "search"
         and trial.kind != "final"
-        and trial.state is TrialState.COMPLETE
         and trial.scores is not None
         and all(math.isfinite(trial.scores.values.get(n, math.nan)) for n in names)
     )
@@ -266,11 +280,13 @@ def _one(names: Sequence[str], name: str, weight: float) -> tuple[float, ...]:
     return tuple(weight if n == name else 0.0 for n in names)
 
 
-def _dominated(trial: Trial, scale: Scale, names: Sequence[str]) -> tuple[Hurdle, ...]:
-    """The way to lose against a member of the front: below it in every optimised objective."""
+def _dominated(
+    trial: Trial, scale: Scale, names: Sequence[str], tolerance: float
+) -> tuple[Hurdle, ...]:
+    """The way to lose against a member of the front: no better in any optimised objective."""
     values = _scores(trial).values
     return tuple(
-        Hurdle(_one(names, n, 1 / u), values[n] / u)
+        Hurdle(_one(names, n, 1 / u), values[n] / u + tolerance)
         for n, u in zip(scale.names, scale.unit, strict=True)
     )
 

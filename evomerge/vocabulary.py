@@ -54,6 +54,11 @@ class Respelled(Checkpoint):
         """The checkpoint as recipes name it: as it lies there. A recipe names the vocabulary."""
         return self.own.ref
 
+    @property
+    def as_stored(self) -> Checkpoint:
+        """See :attr:`Checkpoint.as_stored`."""
+        return self.own
+
     def tokens(self) -> dict[str, int] | None:
         """None: they were matched, and there is nothing left to compare."""
         return None

@@ -17,7 +17,7 @@ FLOORS = {
     "checkpoint": 3, "adapter": 3, "experts": 3, "groups": 3, "space": 3, "vocabulary": 3,
     "placement": 4, "prepared": 4, "materialize": 4, "realised": 4, "gram": 4, "diagnose": 4,
     "compare": 4, "choose": 4, "pick": 4, "luck": 4, "journal": 4, "store": 4, "score_cache": 4,
-    "racing": 4, "budget": 4, "database": 4, "document_scores": 4, "records": 4,
+    "racing": 4, "budget": 4, "database": 4, "document_scores": 4, "records": 4, "staging": 4,
     "optimizers": 4, "evaluators": 4,
     "executors": 5, "report": 5, "card": 5, "mergekit": 5, "export": 5,
     "study": 6, "trackers": 6, "zoo": 6, "opened": 6,

@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 
+from evomerge.errors import ConfigError
 from evomerge.racing import Racing
 from evomerge.scale import Scale
 from evomerge.trial import Objective, Scores, Trial, TrialState
@@ -166,6 +167,43 @@ def test_a_front_is_left_only_by_what_one_member_beats_everywhere() -> None:
     assert race(rng, bar, {"a": base + 0.8 + noise, "b": base - 0.2 + noise}) < 1
     assert race(rng, bar, {"a": base + 0.8 + noise, "b": base + 0.2 + noise}) == 1
     assert race(rng, bar, {"a": base + 1.2, "b": base - 5}) == 1
+
+
+def test_between_the_members_of_a_front_the_error_is_kept_however_many_they_are() -> None:
+    """In a dent of a front a candidate equals one member in one objective, one in another."""
+    rng, error, runs = np.random.default_rng(11), 0.3, 150
+    stopped = 0
+    for i in range(runs):
+        if i % 15 == 0:
+            base = rng.normal(0, 1, N)
+            a = [base + 0.5 * k for k in range(8)]
+            b = [base - 0.5 * k for k in range(8)]
+            told = [trial(k, a=a[k], b=b[k]) for k in range(8)]
+            bar = Racing((A, B), pareto=True, error=error, first=0.0625).bar(told)
+            assert len(bar.losses) == 8
+        k = rng.integers(7)
+        rows = {"a": tied(rng, a[k], "losses"), "b": tied(rng, b[k + 1], "losses")}
+        stopped += race(rng, bar, rows) < 1
+    assert 0.02 < stopped / runs <= error + 2 * math.sqrt(error * (1 - error) / runs)
+
+
+def test_a_lead_within_the_tolerance_does_not_count() -> None:
+    rng = np.random.default_rng(12)
+    base = rng.normal(0, 1, N)
+    told = [trial(0, a=base + 1, b=base), trial(1, a=base, b=base + 1)]
+    noise = rng.normal(0, 0.01, N)
+    for tolerance, lead, share in ((0, 0.1, 1), (0.2, 0.1, 0.125), (0.2, 0.3, 1)):
+        bar = Racing((A, B), pareto=True, tolerance=tolerance).bar(told)
+        assert race(rng, bar, {"a": base + 1 + lead + noise, "b": base - noise}) == share
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"error": 0}, {"first": 1}, {"growth": 1}, {"tolerance": -0.1}, {"error": True}]
+)
+def test_settings_out_of_range_are_refused(wrong) -> None:
+    (name,) = wrong
+    with pytest.raises(ConfigError, match=f"racing.{name}: expected"):
+        Racing((A,), pareto=False, **wrong)
 
 
 def test_a_task_that_nobody_solves_leaves_the_race_to_the_others() -> None:

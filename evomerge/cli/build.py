@@ -119,7 +119,12 @@ def build_plan(config: Config) -> Plan:
         _check_documents(meta["optimizer"], evaluator, [o for o in objectives if o.search])
     racing = build_racing(config, objectives, optimizer, evaluator)
     if racing is not None:
-        meta["fingerprint"]["racing"] = [racing.error, racing.first, racing.growth]
+        meta["fingerprint"]["racing"] = [
+            racing.error,
+            racing.first,
+            racing.growth,
+            racing.tolerance,
+        ]
     warm = warm_starts(config.get("warm_start") or (), space, pool, pareto=optimizer.pareto)
     if warm:
         meta["warm_start"] = [{"label": label, "inside": x is not None} for label, _, x in warm]
@@ -284,7 +289,7 @@ def build_racing(
     from evomerge.racing import Racing
 
     settings = dict(config.get("racing") or {})
-    known = ("error", "first", "growth")
+    known = ("error", "first", "growth", "tolerance")
     for key in settings:
         if key not in known:
             raise unknown_name("setting of racing", str(key), known)

@@ -23,7 +23,9 @@ from evomerge.resources import resource_folder
 
 _USER_FILE = "evomerge_user_file"
 # Sections whose keys are the user's own: setting a new one needs no "+" in front.
-OPEN = ("space", "search_space", "objective", "models.experts", "evaluator.splits")
+OPEN = (
+    "space", "search_space", "objective", "models.experts", "evaluator.splits", "executor.paths",
+)  # fmt: skip
 # Hydra's options, and whether a value follows.
 _OPTIONS = {
     "-m": False, "--multirun": False, "-h": False, "--help": False, "--hydra-help": False,
@@ -31,7 +33,7 @@ _OPTIONS = {
     "--package": True, "-i": True, "--info": True, "-cd": True, "--config-dir": True,
     "-sc": True, "--shell-completion": True,
 }  # fmt: skip
-_OPENED = (*(f"{section}." for section in OPEN), "space=")
+_OPENED = (*(f"{section}." for section in OPEN), "space=", "executor.paths=")
 GROUPS = ("models", "optimizer", "evaluator", "executor", "objective", "racing", "tracker")
 
 

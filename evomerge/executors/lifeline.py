@@ -1,7 +1,7 @@
 """The two processes that a driver on Ray cannot live without: Ray's head and its own raylet.
 
-Ray ends a driver that lost one of them from inside its own threads: no exception, no message on
-the terminal, exit code 1. So the driver looks for itself, and says what happened while it can.
+Ray ends a driver that lost one of them from inside its own threads: no exception, exit code 1, at
+best a line of its log. So the driver looks for itself, and says what happened while it can.
 Both are asked by opening a connection, nothing more: most calls to a head that is gone block, and
 some end the process (``ray.nodes()``, where the head came back without its memory).
 """
@@ -86,9 +86,10 @@ class Lifeline:
         """
         if not self._watches or not self.check(now=True):
             return
+        refused = getattr(self._ray.exceptions, "AuthenticationError", ())  # not in older versions
         try:
             self._ray.util.list_named_actors()
-        except self._ray.exceptions.AuthenticationError as e:
+        except refused as e:
             raise StudyError(
                 f"Ray's head was restarted and knows nothing of this search. {_CONTINUES}"
             ) from e

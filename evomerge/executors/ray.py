@@ -20,6 +20,7 @@ import math
 import os
 import time
 from collections import Counter, deque
+from collections.abc import Mapping
 from typing import Any
 
 from evomerge.errors import ConfigError, EvomergeError, StudyError
@@ -90,6 +91,9 @@ class RayExecutor:
         max_attempts: How many workers a trial may lose before it is FAILED.
         trial_timeout: Seconds after which a trial's worker is killed as hung; null: never.
         start_timeout: Seconds to wait for a worker when there is none.
+        paths: Where other nodes have what lies under a root here: ``{"/shared": "/mnt/shared"}``.
+        stage: Folder on a node's own disk to which it copies the checkpoints, once for all its
+            workers; null: they are mapped where they are.
 
     Raises:
         ConfigError: Settings out of range, or resources that the cluster does not have.
@@ -107,6 +111,8 @@ class RayExecutor:
         max_attempts: int = 3,
         trial_timeout: float | None = None,
         start_timeout: float = 600.0,
+        paths: Mapping[str, str] | None = None,
+        stage: str | None = None,
     ) -> None:
         _at_least_1(workers=workers, cpus_per_worker=cpus_per_worker, share=share)
         _at_least_1(max_attempts=max_attempts)
@@ -140,7 +146,9 @@ class RayExecutor:
             if n > (fit := room(nodes, cpus, gpus)):
                 _log.warning("room for %d of %d workers; others join as nodes come", fit, n)
             device = "cpu" if spec.device == "auto" and not gpus else spec.device
-            spec = dataclasses.replace(spec, threads=cpus, device=device)
+            spec = dataclasses.replace(
+                spec, threads=cpus, device=device, paths=dict(paths or {}), stage=stage
+            )
             self._spec = self._ray.put(spec)
             self._actor = self._ray.remote(
                 num_cpus=cpus, num_gpus=gpus, max_restarts=0, max_task_retries=0
@@ -198,8 +206,17 @@ class RayExecutor:
 
     def _wait(self, seconds: float) -> None:
         """Waits until something happens on a worker, and deals with all that has happened."""
-        refs = {s.ref: s for s in self._slots if s.ref is not None}
         self._lifeline.check()
+        try:
+            self._attend(seconds)
+        except EvomergeError:
+            raise
+        except Exception:  # as a broken pipe to the object store, where the raylet was killed
+            self._lifeline.check(now=True)
+            raise
+
+    def _attend(self, seconds: float) -> None:
+        refs = {s.ref: s for s in self._slots if s.ref is not None}
         self._ray.wait(list(refs), num_returns=1, timeout=seconds)
         done, _ = self._ray.wait(list(refs), num_returns=len(refs), timeout=0)
         for ref in done:
@@ -318,7 +335,8 @@ class RayExecutor:
         self._slots.clear()
         self._queue.clear()
         if self._ours:
-            self._ray.shutdown()
+            with contextlib.suppress(Exception):  # it prints: a full disk may be why we are here
+                self._ray.shutdown()
             self._ours = False
 
 
@@ -348,7 +366,9 @@ def start_ray(address: str | None, *, log_to_driver: bool = False) -> tuple[Any,
     except ConnectionError as e:
         raise ConfigError(
             f"executor.address={address}: no Ray cluster answers there ({e}). Start one with "
-            "`ray start --head`, or leave the address out."
+            "`ray start --head`, or leave the address out. A cluster that asks for a token "
+            "(Ray's default where there is one) lets a driver in that was started with "
+            "RAY_AUTH_MODE=token."
         ) from e
     return ray, True
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from evomerge.evaluators.base import Evaluator
@@ -31,6 +31,8 @@ class WorkerSpec:
         threads: torch threads; None leaves torch's own choice.
         trust_remote_code: Passed to transformers.
         score_cache: Whether scores are looked up in the cache folder, and kept there.
+        paths: Root of checkpoints on the driver to their root on other nodes.
+        stage: Folder on a node's own disk to which it copies the checkpoints; None: not copied.
     """
 
     pool: ExpertPool
@@ -40,6 +42,8 @@ class WorkerSpec:
     threads: int | None = None
     trust_remote_code: bool = False
     score_cache: bool = True
+    paths: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    stage: str | None = None
 
 
 class Worker:
@@ -54,11 +58,14 @@ class Worker:
         from transformers.utils import logging
 
         from evomerge.materialize import LiveModel, Merger
+        from evomerge.staging import pool_here
 
         disable_progress_bar: Callable[[], None] = logging.disable_progress_bar
         disable_progress_bar()  # a bar for every load would tear the live view
         if spec.threads is not None:
             torch.set_num_threads(max(1, spec.threads))
+        pool = pool_here(spec.pool, paths=spec.paths, stage=spec.stage)
+        spec = dataclasses.replace(spec, pool=pool)
         device = spec.device
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"

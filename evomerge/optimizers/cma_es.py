@@ -35,6 +35,7 @@ arXiv:1110.4181.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -263,11 +264,10 @@ class _Run:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             import cma
-            from cma.boundary_handler import BoundTransform
             from cma.sigma_adaptation import CMAAdaptSigmaCSA
 
             # By class, since pycma's own choice, two-point adaptation, needs mirrored points.
-            options |= {"AdaptSigma": CMAAdaptSigmaCSA, "BoundaryHandler": BoundTransform}
+            options |= {"AdaptSigma": CMAAdaptSigmaCSA, "BoundaryHandler": _bounds()}
             self._es: Any = cma.CMAEvolutionStrategy(mean.copy(), sigma, options)
             self._arm()
 
@@ -320,6 +320,28 @@ class _Run:
         self._stds: Vector = es.sigma * es.sigma_vec.scaling * np.ones(len(self._mean))
         full = not es.opts["CMA_diagonal"]
         self._axes = np.array(es.sm.B * es.sm.D, dtype=np.float64) if full else None
+
+
+@functools.cache
+def _bounds() -> Any:
+    """The ``BoundTransform`` of pycma, its inverse taken of all coordinates at once.
+
+    Its own goes through them one by one in Python, for every told point: 0.32 ms a trial at
+    d = 200, of which 0.10 are left.
+    """
+    from cma.boundary_handler import BoundTransform
+
+    class Bounds(BoundTransform):  # type: ignore[misc]
+        def inverse(self, x: Any, copy_if_changed: bool = True) -> Any:  # noqa: ARG002
+            tf, y = self.bounds_tf, np.array(x, dtype=np.float64)
+            low, high, al, au = tf._lb, tf._ub, tf._al, tf._au
+            if not ((low <= y) & (y <= high)).all():
+                raise ValueError("argument of inverse must be within the given bounds")
+            below = (low - al) + 2 * np.sqrt(np.maximum(al * (y - low), 0.0))
+            above = (high + au) - 2 * np.sqrt(np.maximum(au * (high - y), 0.0))
+            return np.where(y < low + al, below, np.where(y < high - au, y, above))
+
+    return Bounds
 
 
 def _losses(trials: Sequence[Trial], yardstick: Yardstick) -> npt.NDArray[np.float64]:

@@ -45,7 +45,7 @@ class ChaosCluster:
 
     def kill_worker(self, rng: random.Random) -> bool:
         mine = psutil.Process().children(recursive=True)
-        actors = [p for p in mine if _name(p).startswith("ray::SleepingActor")]
+        actors = [p for p in mine if name_of(p).startswith("ray::SleepingActor")]
         if actors:
             rng.choice(actors).kill()
         return bool(actors)
@@ -76,7 +76,8 @@ class ChaosCluster:
         return True
 
 
-def _name(process: psutil.Process) -> str:
+def name_of(process: psutil.Process) -> str:
+    """Empty where it has just ended."""
     try:
         return process.name()
     except psutil.NoSuchProcess:

@@ -12,6 +12,7 @@ import resource
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 
 from evomerge.errors import RunFolderError, StudyError
@@ -69,16 +70,27 @@ def sit(address: str, folder: Path, workers: int, optimizer: str, limit: int) ->
         limit: Bytes that the disk has left for the journal; 0: enough.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    os.dup2(os.open(folder / "stderr", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+    output = os.open(folder / "output", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for descriptor in (1, 2):
+        os.dup2(output, descriptor)
     try:
         code = drive(address, folder, workers, optimizer, limit)
     except RunFolderError as e:
         code = FULL if "Free some space" in str(e) else 1
-        print(e, file=sys.stderr)
+        say(e)
     except StudyError as e:
         code = LOST if "the same command continues" in str(e) else 1
-        print(e, file=sys.stderr)
+        say(e)
+    except BaseException:
+        code = 1
+        say(traceback.format_exc())
     sys.exit(code)
+
+
+def say(words: object) -> None:
+    """The limit on the journal holds for the output too: it is lifted first."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    os.write(2, f"{words}\n".encode())
 
 
 def drive(address: str, folder: Path, workers: int, optimizer: str, limit: int) -> int:

@@ -94,7 +94,7 @@ def schedule(
         allowed |= {FULL} if limit else set()
         allowed |= {LOST} if done["head"] else set()
         allowed |= {-signal.SIGKILL} if done["driver"] else set()
-        assert code in allowed, (code, done, (cut / "stderr").read_text()[-2000:])
+        assert code in allowed, (code, done, (cut / "output").read_text()[-2000:])
         if code == FULL:
             due.remove("full")
             done["full"] += 1

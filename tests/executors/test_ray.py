@@ -190,11 +190,15 @@ def test_a_lost_driver_leaves_its_room_to_others(ray, executor) -> None:
     """Its workers were its own: in a sweep launched on Ray, other searches go on with the room."""
     lost = ray.remote(num_cpus=0)(Owner).remote()
     pid = ray.get(lost.begin.remote())
-    assert ray.available_resources().get("CPU", 0) == 0  # two of the four are the executor's
+    wait_for_cores(ray, 0)  # two of the four are the executor's
     os.kill(pid, signal.SIGKILL)
+    wait_for_cores(ray, 2)
+
+
+def wait_for_cores(ray, free: int) -> None:
     end = time.monotonic() + 60
-    while ray.available_resources().get("CPU", 0) < 2:
-        assert time.monotonic() < end
+    while (found := ray.available_resources().get("CPU", 0)) != free:
+        assert time.monotonic() < end, found
         time.sleep(0.1)
 
 

@@ -6,7 +6,7 @@ from optimizer_fakes import MATH, best, make_trial, references, running, simulat
 
 from evomerge.errors import ConfigError
 from evomerge.optimizers.base import Problem, Yardstick
-from evomerge.optimizers.cma_es import CmaEs, _losses
+from evomerge.optimizers.cma_es import CmaEs, _bounds, _losses
 from evomerge.trial import TrialState
 
 
@@ -91,6 +91,20 @@ def test_a_late_reference_counts_as_told_first():
     far.tell(warm)
     assert far._run.updates == 0
     assert np.mean(far.ask(40, 49)) == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize("bounds", [[0.0, 1.0], [[-1.0, 0.0], [2.0, 0.5]]])
+def test_the_inverse_at_the_bounds_is_pycmas(bounds):
+    from cma.boundary_handler import BoundTransform
+
+    theirs, ours = BoundTransform(bounds), _bounds()(bounds)
+    low, high = (np.resize(b, 2) for b in bounds)
+    share = np.concatenate([[0, 1e-12, 0.5, 1], np.random.default_rng(0).random(500)])
+    for y in low + share[:, None] * (high - low):
+        np.testing.assert_allclose(ours.inverse(y), theirs.inverse(y), rtol=1e-15, atol=1e-16)
+        np.testing.assert_allclose(ours.repair(ours.inverse(y)), y, atol=1e-12)
+    with pytest.raises(ValueError, match="within the given bounds"):
+        ours.inverse(high + 1e-9)
 
 
 def test_failed_trials_are_no_part_of_a_generation():
