@@ -3,13 +3,15 @@
 The best of many noisy scores is too good on average: it won partly because its documents happened
 to suit it. A search does more than choose the best in the end: step by step it follows what its
 documents like, so that all its later candidates suit them too well, and drawing the documents
-again and choosing anew among the candidates (the bootstrap, which this was before) sees a third
-of it. What holds whatever the search did is a conditional expectation (Dawid 1994, "Selection
-paradoxes of Bayesian inference"): of merges whose true scores lie about that of the reference
-merges, fixed before the search, with variance t^2, one that was seen ``gap`` above them with a
-standard error e is expected to owe ``gap e^2 / (t^2 + e^2)`` of it to its documents. t^2 is what
-the candidates' gaps spread beyond their errors: empirical Bayes (Efron & Morris 1975, "Data
-analysis using Stein's estimator and its generalizations"). Gaps are paired, document by document,
+again and choosing anew among the candidates (the bootstrap, which this was before) saw a third of
+it where scores are hits and misses (docs/zoo.md).
+
+What holds whatever the search did is a conditional expectation (Dawid 1994, "Selection paradoxes
+of Bayesian inference"): of merges whose true scores lie about that of the reference merges, fixed
+before the search, with variance t^2, one that was seen ``gap`` above them with a standard error e
+is expected to owe ``gap e^2 / (t^2 + e^2)`` of it to its documents. t^2 is what the candidates'
+gaps spread beyond their errors: empirical Bayes (Efron & Morris 1975, "Data analysis using Stein's
+estimator and its generalizations"). Gaps are paired, document by document,
 so hard documents drop out.
 
 The rival, the best of the single models on the same documents, is flattered in the same way about

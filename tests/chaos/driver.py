@@ -12,6 +12,7 @@ import resource
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 
 from evomerge.errors import RunFolderError, StudyError
@@ -76,11 +77,20 @@ def sit(address: str, folder: Path, workers: int, optimizer: str, limit: int) ->
         code = drive(address, folder, workers, optimizer, limit)
     except RunFolderError as e:
         code = FULL if "Free some space" in str(e) else 1
-        print(e, file=sys.stderr)
+        say(e)
     except StudyError as e:
         code = LOST if "the same command continues" in str(e) else 1
-        print(e, file=sys.stderr)
+        say(e)
+    except BaseException:
+        code = 1
+        say(traceback.format_exc())
     sys.exit(code)
+
+
+def say(words: object) -> None:
+    """The limit on the journal holds for the output too: it is lifted first."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    os.write(2, f"{words}\n".encode())
 
 
 def drive(address: str, folder: Path, workers: int, optimizer: str, limit: int) -> int:
