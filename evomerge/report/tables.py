@@ -207,7 +207,8 @@ def mattered_table(run: Run) -> Table:
     note = (
         "The share of the differences between the search's trials that each coefficient explains "
         "alone, by a parabola, and where that is best among what was tried. Pale: chance is "
-        "explanation enough. Coefficients that the search moved together share their effect."
+        'explanation enough. "+3 alike": three more coefficients that rose and fell with it, so '
+        "that they share its effect."
     )
     if len(found) > MOST:
         note += f" The first {MOST} of {len(found)}."
