@@ -2,9 +2,9 @@
 
     python benchmarks/report.py [--trials 2000] [--groups 32] [--repeats 3]
 
-A synthetic run of three objectives and three experts. Measured: writing the page, its size, and in
-the browser the first contentful paint, the plots near the screen drawn, all plots drawn by a reader
-who then scrolls to the end, how long the page was deaf at most (the longest task), and pinning
+A synthetic run of three objectives and three experts. Measured: writing the page, its size, and
+in the browser the first contentful paint, the plots near the screen drawn, all plots drawn for a
+reader who then scrolls to the end, the longest task (so long the page was deaf), and pinning
 another recipe (the panel anew, a ring moved in every plot). Medians of the repeats; the last line
 is one JSON object. Needs selenium (``dev`` extra) and Chromium with chromedriver (Debian:
 ``apt-get install chromium-driver``).

@@ -72,7 +72,11 @@ def page(c: Comparison) -> str:
     }
     if many:
         text = "Each run's own front. Better is up and to the right."
-        parts["front"] = ("Every front", text, _controls(c) + markup.plot("front", "fronts", "tall"))
+        parts["front"] = (
+            "Every front",
+            text,
+            _controls(c) + markup.plot("front", "fronts", "tall"),
+        )
     parts["runs"] = (runs.title, runs.note, markup.table_html(runs))
     facts = {
         "runs": f"{len(c.runs)} runs, {_counted(len(c.contenders))}",

@@ -31,11 +31,15 @@ class Browser:
 
     def open(self, page: Path, width: int = 1280, height: int = 900, dark: bool = False) -> None:
         """Opens a file and waits until the plots near the screen are drawn."""
-        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
-        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        self.size(width, height)
         self.scheme(dark)
         self.driver.get(page.absolute().as_uri())
         self.wait("return document.documentElement.dataset.ready === 'true'")
+
+    def size(self, width: int, height: int = 900) -> None:
+        """What the page has to itself, in pixels; below 600 it is a phone."""
+        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
 
     def scroll(self) -> None:
         """Through the page as a reader does, until every plot is drawn; then back to its top."""

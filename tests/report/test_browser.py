@@ -36,6 +36,10 @@ const k = marks.x.findIndex((_, j) => free(at(marks, j)));
 const [x, y] = at(marks, k);
 return [box.left + xaxis._offset + x, box.top + yaxis._offset + y, marks.customdata[k]];
 """
+UNFIT = (
+    "return [...document.querySelectorAll('.plot, .heat')].filter((p) => p.clientWidth !== "
+    "Number(p.querySelector('.main-svg').getAttribute('width'))).map((p) => p.id)"
+)
 HOVERED = "return document.querySelector('#plot-front .hoverlayer').textContent"
 
 
@@ -118,13 +122,12 @@ def test_a_click_fills_the_recipe_panel(opened, run):
     shown = browser.run("return document.querySelector('#panel .heat').data[0].z")
     np.testing.assert_allclose(shown, trial.recipe.coefficients["weight"], rtol=1e-4)
     assert f"{trial.scores.values['math']:.3f}" in panel
-    ring = (
-        "const p = document.getElementById('plot-front');"
-        "const r = p.querySelector('.scatterlayer .trace:last-child path').getBoundingClientRect();"
-        "return [r.left + r.width / 2 - arguments[0], r.top + r.height / 2 - arguments[1]]"
-        ".every((gap) => Math.abs(gap) < 2)"
+    ring = browser.run(
+        "const s = document.getElementById('plot-front').layout.shapes[0];"
+        "return [s.xanchor, -s.yanchor]"
     )
-    browser.wait(ring, 60, x, y)
+    wanted = [trial.scores.values[o] for o in ("math", "code")]
+    np.testing.assert_allclose(ring, wanted, rtol=1e-4)
 
 
 def test_a_drag_zooms_and_a_double_click_shows_everything(opened, run):
@@ -212,7 +215,7 @@ def test_choosing_axes_colour_and_time(opened, run):
     assert browser.run(titles) == [named[0], named[2], named[0]]
     browser.run(choose, "paint", "front")
     assert browser.run(titles)[2] == ""
-    x = "return document.getElementById('plot-best').data.at(-2).x.at(-1)"
+    x = "return document.getElementById('plot-best').data.at(-1).x.at(-1)"
     assert browser.run(x) == 40
     browser.run(choose, "over", "time")
     spent = sum(
@@ -276,7 +279,9 @@ def test_hostile_names_stay_text(opened):
 
 
 def test_thousands_of_trials(opened):
-    browser = opened(page.page(s.study(n=2000, objectives=THREE, groups=12, documents=40)), read=False)
+    browser = opened(
+        page.page(s.study(n=2000, objectives=THREE, groups=12, documents=40)), read=False
+    )
     paint = browser.run(
         "return performance.getEntriesByName('first-contentful-paint')[0].startTime"
     )
@@ -296,10 +301,7 @@ def test_many_runs(opened):
     browser = opened(many_page.page(compare(runs)))
     assert browser.run(EMPTY) == []
     assert browser.run("return document.querySelector('h1').textContent") == "cma_es is ahead"
-    names = (
-        "return document.getElementById('plot-best').data.map((t) => t.name)"
-        ".filter(Boolean)"
-    )
+    names = "return document.getElementById('plot-best').data.map((t) => t.name).filter(Boolean)"
     assert browser.run(names) == ["cma_es", "random"]
     browser.picture("many-desktop-light")
 
@@ -327,11 +329,13 @@ def test_paper(opened, run):
     assert "plot-volume" in browser.run(EMPTY)
     browser.run("dispatchEvent(new Event('beforeprint'))")  # as the print dialogue does
     assert browser.run(EMPTY) == []
-    wide = "[...document.querySelectorAll('.plot')].filter((p) => p.layout.width > p.clientWidth)"
-    assert browser.run(f"return {wide}.map((p) => p.id)") == []
+    assert browser.run(UNFIT) == []
     assert browser.run(ink) == "rgb(255, 255, 255)"
     browser.picture("report-paper")
     browser.run("dispatchEvent(new Event('afterprint'))")
     browser.medium("")
+    browser.size(500)
+    browser.wait(f"return innerWidth === 500 && (() => {{ {UNFIT} }})().length === 0")
+    assert browser.run("return document.documentElement.scrollWidth") == 500
     made = browser.driver.execute_cdp_cmd("Page.printToPDF", {"printBackground": True})["data"]
     assert base64.b64decode(made).startswith(b"%PDF")

@@ -81,7 +81,7 @@ const crowd = (a, b, colors, full) => {
   return [...(guesses.length ? [whiskers(hollow, { x: reach(a), y: reach(b) }, { name: "intervals" }), hollow] : []), trials];
 };
 
-rings.front = () => [$("across"), $("up")].map((s) => T.raw[Number(s.value)][pinned] ?? null);
+shapes.front = () => ring(...[$("across"), $("up")].map((s) => T.raw[Number(s.value)][pinned] ?? null));
 
 const frontFigure = () => {
   const a = Number($("across").value), b = Number($("up").value), choice = $("paint").value, phone = innerWidth < 640;
@@ -107,12 +107,11 @@ const frontFigure = () => {
       text: references.map((i) => safe(clip(T.name[i], 24))), textfont: { size: 11, color: C.single }, cliponaxis: false,
       textposition: labels(references, on, a, b, xs, ys, Math.max(120, $("plot-front").clientWidth - 140)),
     }),
-    ring("front"),
   ];
   return {
     data: data.filter((t) => t.x.length), clicked: pin,
     layout: layout(axisName(a), axisName(b), {
-      xaxis: { range: xs }, yaxis: { range: ys }, uirevision: `${a},${b}`,
+      xaxis: { range: xs }, yaxis: { range: ys }, uirevision: `${a},${b}`, shapes: shapes.front(),
       ...(paint ? { coloraxis: colourAxis(paint, span, phone) } : {}),
     }),
   };

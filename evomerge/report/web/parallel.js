@@ -1,4 +1,5 @@
-// Parallel coordinates: thousands of lines are redrawn in milliseconds on a canvas.
+// Parallel coordinates on a canvas of our own: plotly's need WebGL and compile code at run time, which the
+// page's security policy forbids.
 const canvas = $("lines");
 const PAD = { top: 54, bottom: 22, side: 54 };
 const main = D.layouts[D.main];

@@ -1,7 +1,7 @@
 // How plotly is called. A figure is { data, layout, clicked }; a plot is drawn when it comes near the screen.
 // Marks are SVG: plotly's WebGL marks compile code at run time, which the page's security policy forbids.
 const CLEAR = "rgba(0,0,0,0)";
-const CONFIG = { responsive: true, displayModeBar: false };
+const CONFIG = { displayModeBar: false };
 
 // Margins wide enough for usual numbers: where they suffice plotly lays out once instead of twice.
 const layout = (x, y, more = {}) => {
@@ -75,26 +75,28 @@ const watchAll = () => [...builds.keys()].forEach((place) => nearing.observe(pla
 const nearAll = () => window.Plotly && builds.forEach((_, place) => (place.dataset.near = "true"));
 const refreshAll = () => builds.forEach((_, place) => place.classList.contains("heat") || refresh(place));
 
+// A window of another width, once it rests.
+const refit = () => builds.forEach((_, place) => place.dataset.drawn && place.clientWidth !== place.layout.width && refresh(place));
+let resting;
+addEventListener("resize", () => {
+  clearTimeout(resting);
+  resting = setTimeout(refit, 100);
+});
+
 // A plot of the page by its name, where the page has its place.
 const plot = (key, build) => $(`plot-${key}`) && watch($(`plot-${key}`), build);
 const draw = (key) => $(`plot-${key}`) && refresh($(`plot-${key}`));
 
-// The ring around the pinned trial, a trace of one mark. Plotly's animations draw the traces that they are
-// told and no others: thousands of marks stay as they are.
-const rings = {};
-const ring = (key) => {
-  const [x, y] = rings[key]();
-  return {
-    mode: "markers", name: "pinned", x: [x], y: [y], showlegend: false, hoverinfo: "skip", cliponaxis: false,
-    marker: { symbol: "circle-open", size: 18, color: C.ink, line: { width: 1.8 } },
-  };
-};
-const AT_ONCE = { mode: "immediate", frame: { duration: 0, redraw: false }, transition: { duration: 0 } };
-const moveRings = () => Object.keys(rings).forEach((key) => {
+// The ring around the pinned trial is a shape, not a mark: plotly draws all shapes of a plot anew, and leaves
+// thousands of marks as they are.
+const shapes = {};
+const ring = (x, y) => (x === null || y === null ? [] : [{
+  type: "circle", xsizemode: "pixel", ysizemode: "pixel", xanchor: x, yanchor: y, x0: -9, x1: 9, y0: -9, y1: 9,
+  line: { color: C.ink, width: 1.8 },
+}]);
+const moveRings = () => Object.keys(shapes).forEach((key) => {
   const place = $(`plot-${key}`);
-  if (!place?.dataset.drawn) return;
-  const { x, y } = ring(key), traces = [place.data.findIndex((t) => t.name === "pinned")];
-  Plotly.animate(place, { data: [{ x, y }], traces }, AT_ONCE).catch(() => {}); // overtaken by the next click
+  if (place?.dataset.drawn) Plotly.relayout(place, { shapes: shapes[key]() });
 });
 
 // Plotly travels gzipped and is unpacked after the first paint.

@@ -19,9 +19,9 @@ const least = Math.min(...anchors), floor = anchors.length ? least - 1.2 * (summ
 const rows = P.number.map((n, k) => [at.get(n), k]).filter(([i]) => i !== undefined && T.scalar[i] !== null);
 
 const height = (i) => Math.max(T.scalar[i], floor);
-rings.best = () => {
+shapes.best = () => {
   const found = rows.find(([i]) => i === pinned);
-  return found ? [spent(found[1]), height(pinned)] : [null, null];
+  return [...D.levels.map((l) => level(l[1], C.single)), ...(found ? ring(spent(found[1]), height(pinned)) : [])];
 };
 
 const dots = (keep, more) => {
@@ -42,7 +42,6 @@ plot("best", () => {
     dots((i) => !guess(i) && !low(i), { name: "trials", marker: { size: 5.5, color: C.dot } }),
     dots(low, { name: "below the frame", showlegend: false, marker: { ...hollow, symbol: "triangle-down" } }),
     steps(P.best, null, { name: "best so far", hoverinfo: "skip" }),
-    ring("best"),
   ];
   const span = range([...rows.map(([i]) => height(i)), ...anchors]), levels = [...D.levels].sort((p, q) => q[1] - p[1]);
   const close = (k) => k > 0 && levels[k - 1][1] - levels[k][1] < 0.06 * (span[1] - span[0]);
@@ -50,7 +49,7 @@ plot("best", () => {
   return {
     data: data.filter((t) => t.x.length), clicked: pin,
     layout: layout(x.title, `${safe(D.title)} normalised score`, {
-      xaxis: x, yaxis: { range: span }, uirevision: overTime(), shapes: levels.map((l) => level(l[1], C.single)),
+      xaxis: x, yaxis: { range: span }, uirevision: overTime(), shapes: shapes.best(),
       annotations: levels.map(([name, y], k) => marked(clip(name, 24), y, C.single, { under: close(k) })),
     }),
   };
