@@ -136,7 +136,7 @@ def _plan(n_documents: int) -> Plan:
     from omegaconf import OmegaConf
 
     from evomerge.cli.build import build_plan
-    from evomerge.cli.search import register_resolvers
+    from evomerge.cli.compose import register_resolvers
     from evomerge.resources import resource_folder
 
     register_resolvers()

@@ -73,7 +73,7 @@ def zoo(cache: Path) -> Landscape:
     from omegaconf import OmegaConf
 
     from evomerge.cli.build import build_plan
-    from evomerge.cli.search import register_resolvers
+    from evomerge.cli.compose import register_resolvers
     from evomerge.evaluators.base import Evaluator
     from evomerge.executors.base import Job
     from evomerge.executors.worker import Worker, WorkerSpec

@@ -31,7 +31,7 @@ from answers import Answers, digit_answers, zoo_answers
 from estimators import METHODS
 from scipy.stats import spearmanr
 
-from evomerge.checkpoint import cache_folder
+from evomerge.cache import cache_folder
 
 TRIALS = (10, 20, 40, 80)
 SHARES = (0.05, 0.1, 0.2, 0.4)

@@ -40,7 +40,7 @@ from omegaconf import OmegaConf
 
 from evomerge import pareto
 from evomerge.cli.build import Plan, build_plan
-from evomerge.cli.search import register_resolvers
+from evomerge.cli.compose import register_resolvers
 from evomerge.compare import paired_mean
 from evomerge.evaluators.blocks import order
 from evomerge.executors.base import Job

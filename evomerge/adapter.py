@@ -116,6 +116,10 @@ class Adapter(Checkpoint):
             return weight
         return torch.addmm(weight.float(), *self._product(name))
 
+    def tokens(self) -> Mapping[str, int] | None:
+        """Token to id: an adapter brings no tokenizer of its own, or one like its base's."""
+        return super().tokens() or self.base.tokens()
+
     def low_rank(self, name: str) -> tuple[torch.Tensor, torch.Tensor] | None:
         """Factors of one task vector.
 

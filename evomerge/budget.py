@@ -65,6 +65,7 @@ class Budget:
         self._hours, self._documents = hours, documents
         self._target, self._patience = target, patience
         self._references: list[Trial] = []
+        self._told: list[Trial] = []
         self._measure: tuple[Scale, Constraints] | None = None
         self._asked, self._idle = 0, 0
         self._reached = False
@@ -78,8 +79,15 @@ class Budget:
             self._asked += self._size if trial.scores.asked is None else trial.scores.asked
         if trial.kind == "reference":
             self._references.append(trial)
-            self._measure = None
+            self._measure, self._front = None, []
+            self._reached, self._idle = False, 0
+            for earlier in self._told:  # what was told beside it, measured by the new scale
+                self._follow(earlier)
             return
+        self._told.append(trial)
+        self._follow(trial)
+
+    def _follow(self, trial: Trial) -> None:
         progress = trial.state is TrialState.COMPLETE and self._progress(trial)
         self._idle = 0 if progress else self._idle + 1
 
@@ -114,7 +122,8 @@ class Budget:
         """How many more search trials may be started.
 
         Args:
-            n_pending: Search trials that run; each is taken to be asked all its documents.
+            n_pending: Trials that run on the search documents; each is taken to be asked all of
+                them.
 
         Returns:
             At least 0; None: no limit is in sight.

@@ -8,17 +8,18 @@ node.
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
 import os
 import struct
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evomerge.cache import appearing, cache_folder
 from evomerge.errors import CheckpointError
 from evomerge.recipe import ModelRef
 
@@ -36,13 +37,6 @@ _HUB_FILES = (
     "*.py",
 )
 _FLOATS = {"F64", "F32", "F16", "BF16"}
-
-
-def cache_folder() -> Path:
-    """Where evomerge keeps what can be computed again: $EVOMERGE_CACHE, else the XDG cache."""
-    if folder := os.environ.get("EVOMERGE_CACHE"):
-        return Path(folder).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "evomerge"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,6 +134,19 @@ class Checkpoint:
         """A view of the mapped file: treat as immutable. Shape and dtype as in the header."""
         tensor: torch.Tensor = self._files[self.tensors[name].file].get_tensor(name)
         return tensor
+
+    @property
+    def as_stored(self) -> Checkpoint:
+        """The checkpoint as it lies in its folder, whatever it is read as."""
+        return self
+
+    def low_rank(self, name: str) -> tuple[torch.Tensor, torch.Tensor] | None:  # noqa: ARG002
+        """Factors of a tensor's task vector, where a model has them: see :class:`Adapter`."""
+        return None
+
+    def tokens(self) -> Mapping[str, int] | None:
+        """Token to id; None where there is no ``tokenizer.json``."""
+        return vocabulary(self.folder)
 
     def __getstate__(self) -> dict[str, Any]:
         """Open files stay behind; another process maps them anew."""
@@ -298,10 +305,5 @@ def read_header(name: str, path: Path) -> dict[str, Any]:
 
 def _write_note(path: Path, data: Mapping[str, Any]) -> None:
     """Best effort: a cache folder that cannot be written costs time, not correctness."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as f:
-            json.dump(data, f)
-        Path(f.name).replace(path)
-    except OSError:
-        pass
+    with contextlib.suppress(OSError), appearing(path) as part:
+        part.write_text(json.dumps(data))

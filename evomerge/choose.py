@@ -230,7 +230,7 @@ def _sentence(
             decision, headline = "keep", f"Do not merge: {use}"
             claim += f" {_called(rival)} keeps every bound."
     if not done:
-        headline = f"So far: {headline[0].lower()}{headline[1:]}"
+        headline = f"So far, {headline[0].lower()}{headline[1:]}"
     return Verdict(decision, headline, claim, split, trial, rival, pairs, done)
 
 

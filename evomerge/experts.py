@@ -4,34 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from evomerge.adapter import open_expert
-from evomerge.checkpoint import Checkpoint, TensorInfo, vocabulary
+from evomerge.checkpoint import Checkpoint, TensorInfo
 from evomerge.errors import CheckpointError, ConfigError
 from evomerge.recipe import ModelRef
+from evomerge.roles import layer_of, role_of
+from evomerge.vocabulary import respelled, spelled
 
 if TYPE_CHECKING:
     import torch
 
-ROLES = ("attention", "mlp", "norm", "embedding", "head", "other")
-
-_LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blocks?|encoder|decoder)\.(\d+)\.")
-_ROLE_TOKENS = (
-    (
-        "attention",
-        re.compile(r"(self_|cross_|linear_)?(attn|attention)|mixer|mamba|SelfAttention|EncDec\w+"),
-    ),
-    (
-        "mlp",
-        re.compile(r"mlp|ffn|feed_forward|block_sparse_moe|moe|experts|fc_?\d|[dD]ense_?\w+"),
-    ),
-    ("head", re.compile(r"lm_head|embed_out|output|score")),
-    ("embedding", re.compile(r"\w*embed\w*|wte|wpe|tok_embeddings|shared")),
-    ("norm", re.compile(r"\w*(norm|layernorm)\w*|ln_?\w+")),
-)
 # Equal shapes do not make two models the same function: these must agree too.
 _FUNCTION_KEYS = (
     "model_type",
@@ -44,6 +29,10 @@ _FUNCTION_KEYS = (
     "tie_word_embeddings",
     "rope_theta",
     "num_experts_per_tok",
+)
+_REMEDY = (
+    "Say whose tokenizer the merge is to have (models.tokenizer=base, or an expert's name): rows "
+    "are then matched by token."
 )
 
 
@@ -69,7 +58,7 @@ class MergeTensor:
         name: Name in the checkpoints.
         shape: Its shape.
         layer: Index of its transformer layer, or None for embeddings, head and final norm.
-        role: One of :data:`ROLES`.
+        role: One of :data:`~evomerge.roles.ROLES`.
     """
 
     name: str
@@ -95,15 +84,23 @@ class ExpertPool:
         experts: The experts, in column order.
         tensors: Every floating-point tensor that all of them hold, in the checkpoint's order;
             other tensors (masks, index buffers) are taken from :attr:`anchor` as they are.
+        tokenizer: The model in whose vocabulary all others are read
+            (:mod:`evomerge.vocabulary`); None where they have the same anyway.
     """
 
     base: Checkpoint | None
     experts: tuple[Checkpoint, ...]
     tensors: tuple[MergeTensor, ...]
+    tokenizer: Checkpoint | None = None
 
     @classmethod
     def open(
-        cls, base: str | None, experts: Mapping[str, str], *, audit: bool = True
+        cls,
+        base: str | None,
+        experts: Mapping[str, str],
+        *,
+        tokenizer: str | None = None,
+        audit: bool = True,
     ) -> ExpertPool:
         """Opens and checks checkpoints.
 
@@ -111,6 +108,8 @@ class ExpertPool:
             base: Folder or hub id of the base model, or None.
             experts: Expert name to folder or hub id, in column order: full checkpoints, or LoRA
                 adapters of the base.
+            tokenizer: The model whose tokenizer and vocabulary the merge has, ``"base"`` or an
+                expert's name; None: all must have the same.
             audit: Also read every weight once (hash, NaN and Inf); cached between runs.
 
         Returns:
@@ -132,20 +131,31 @@ class ExpertPool:
         opened = [open_expert(name, str(source), origin) for name, source in experts.items()]
         everyone = [*([origin] if origin else []), *opened]
         _check_distinct({c.name: str(c.folder) for c in everyone}, "folder")
-        anchor = everyone[0]
+        alike = respelled(everyone, tokenizer) if tokenizer else everyone
         alone = (quantised(checkpoint) for checkpoint in everyone)
-        pairs = (m for other in everyone[1:] for m in misfits(anchor, other))
+        pairs = (m for other in alike[1:] for m in misfits(alike[0], other))
         for misfit in itertools.chain(alone, pairs):
             if misfit:
                 raise CheckpointError(misfit.text)
         if audit:
             everyone = [c.audited() for c in everyone]
             _check_distinct({c.name: c.content for c in everyone}, "weights")
-        return cls.of(everyone[0] if origin else None, everyone[1 if origin else 0 :])
+        return cls.of(everyone[0] if origin else None, everyone[1 if origin else 0 :], tokenizer)
 
     @classmethod
-    def of(cls, base: Checkpoint | None, experts: Sequence[Checkpoint]) -> ExpertPool:
-        """The pool of checkpoints that are known to fit."""
+    def of(
+        cls,
+        base: Checkpoint | None,
+        experts: Sequence[Checkpoint],
+        tokenizer: str | None = None,
+    ) -> ExpertPool:
+        """The pool of checkpoints that are known to fit; arguments as of :meth:`open`."""
+        spelling = None
+        if tokenizer:
+            models = [*([base] if base else []), *experts]
+            spelling = next(c for c in models if c.name == tokenizer)
+            models = respelled(models, tokenizer)
+            base, experts = (models[0], models[1:]) if base else (None, models)
         everyone = [*([base] if base else []), *experts]
         tensors = tuple(
             MergeTensor(t.name, t.shape, layer_of(t.name), role_of(t.name))
@@ -154,12 +164,20 @@ class ExpertPool:
             and all(t.name in c.tensors for c in everyone)
             and not _tied_head(everyone[0], t)  # one live tensor with the embedding: merged once
         )
-        return cls(base, tuple(experts), tensors)
+        return cls(base, tuple(experts), tensors, spelling)
 
     @property
     def anchor(self) -> Checkpoint:
-        """Whose config, tokenizer and unmerged tensors a merge takes: the base, else expert 0."""
-        return self.base or self.experts[0]
+        """Whose config, tokenizer and unmerged tensors a merge takes.
+
+        The model of :attr:`tokenizer`, else the base, else expert 0.
+        """
+        return self.tokenizer or self.base or self.experts[0]
+
+    @property
+    def spelling(self) -> str:
+        """Name of the model in whose vocabulary all are read; empty where they agree anyway."""
+        return self.tokenizer.name if self.tokenizer else ""
 
     @property
     def refs(self) -> tuple[ModelRef, ...]:
@@ -180,23 +198,6 @@ class ExpertPool:
         """Base (or None) and expert tensors of one name, memory-mapped: treat as immutable."""
         base = self.base.tensor(name) if self.base else None
         return base, [e.tensor(name) for e in self.experts]
-
-
-def layer_of(name: str) -> int | None:
-    """Index of the transformer layer that a tensor belongs to, or None."""
-    match = _LAYER.search(name)
-    return int(match.group(1)) if match else None
-
-
-def role_of(name: str) -> str:
-    """Role of a tensor by the parts of its name: one of :data:`ROLES`."""
-    parts = name.split(".")[:-1]
-    for role, pattern in _ROLE_TOKENS:
-        if role in {"head", "embedding"} and layer_of(name) is not None:
-            continue
-        if any(pattern.fullmatch(p) for p in parts):
-            return role
-    return "other"
 
 
 def _setting(checkpoint: Checkpoint, key: str) -> object:
@@ -261,22 +262,25 @@ def misfits(anchor: Checkpoint, other: Checkpoint) -> Iterator[Misfit]:
             )
     for name, tensor in anchor.tensors.items():
         if name in other.tensors and other.tensors[name].shape != tensor.shape:
-            vocab = role_of(name) in {"embedding", "head"}
+            vocab = name in spelled(anchor)
             yield Misfit(
                 "vocabulary" if vocab else "shape",
                 f"{pair} differ in the shape of {name!r}: {list(tensor.shape)} and "
                 f"{list(other.tensors[name].shape)}."
-                + (" Their vocabularies have different sizes." if vocab else "")
-                + " Only models of one shape can be merged.",
+                + (
+                    f" Their vocabularies have different sizes. {_REMEDY}"
+                    if vocab
+                    else " Only models of one shape can be merged."
+                ),
             )
-    ours, theirs_vocab = vocabulary(anchor.folder), vocabulary(other.folder)
+    ours, theirs_vocab = anchor.tokens(), other.tokens()
     if ours is not None and theirs_vocab is not None and ours != theirs_vocab:
         token = _first_difference(ours, theirs_vocab)
         yield Misfit(
             "vocabulary",
             f"{pair} have different vocabularies: token {token!r} has id "
             f"{ours.get(token)} and {theirs_vocab.get(token)}. A merge would mix rows of "
-            "the embedding that mean different tokens.",
+            f"the embedding that mean different tokens. {_REMEDY}",
         )
 
 

@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evomerge.errors import ConfigError, unknown_name
-from evomerge.experts import ROLES, MergeTensor
+from evomerge.experts import MergeTensor
 from evomerge.recipe import LayerGroup
+from evomerge.roles import ROLES
 
 OUTSIDE = ("nearest", "joined", "split")
 

@@ -1,16 +1,24 @@
 """The winner's curse: how much of a search's gain is luck.
 
 The best of many noisy scores is too good on average: it won partly because its documents happened
-to suit it. The size of that is estimated by the bootstrap of the choice: draw the search documents
-again with replacement, choose the best merge on the drawn ones, and see by how much it is better
-there than on the documents as they are. That difference, the optimism, is on average what the
-choice on the real documents flatters its winner by (Efron 1983, "Estimating the error rate of a
-prediction rule"; Harrell, Lee & Mark 1996, section 4.4). All merges meet the same drawn
-documents, so what they share (hard documents) drops out, and so does the trials' own likeness.
+to suit it. A search does more than choose the best in the end: step by step it follows what its
+documents like, so that all its later candidates suit them too well, and drawing the documents
+again and choosing anew among the candidates (the bootstrap, which this was before) saw a third of
+it where scores are hits and misses (docs/zoo.md).
 
-It errs on the side of too little, since scores lie further apart than the merges themselves do;
-what the search as a whole adapted to its documents is in no trial's scores. So what the select
-and test documents say goes first, where they were scored.
+What holds whatever the search did is a conditional expectation (Dawid 1994, "Selection paradoxes
+of Bayesian inference"): of merges whose true scores lie about that of the reference merges, fixed
+before the search, with variance t^2, one that was seen ``gap`` above them with a standard error e
+is expected to owe ``gap e^2 / (t^2 + e^2)`` of it to its documents. t^2 is what the candidates'
+gaps spread beyond their errors: empirical Bayes (Efron & Morris 1975, "Data analysis using Stein's
+estimator and its generalizations"). Gaps are paired, document by document,
+so hard documents drop out.
+
+The rival, the best of the single models on the same documents, is flattered in the same way about
+the mean of these, which makes the lead too small.
+
+An estimate from the search documents alone stays one: what the select and test documents say goes
+first, where they were scored.
 """
 
 from __future__ import annotations
@@ -19,16 +27,12 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
-from evomerge.choose import feasible, is_single, merges, ranked
+from evomerge.choose import feasible, is_reference, is_single, merges, ranked
 from evomerge.compare import constraints_of, is_scored, scale_of
 from evomerge.recipe import Matrix
 from evomerge.run import Run
 from evomerge.trial import Trial
-
-_DRAWS = 500
-"""Bootstrap draws: the mean optimism is then known to a tenth of its own spread or better."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +43,8 @@ class Luck:
         trial: The best merge on the search documents.
         rival: The best single model there.
         gain: Their difference in mean normalised score on the search documents.
-        luck: The part of it that choosing on them is expected to have added; >= 0.
+        luck: The part of it that these documents are expected to have added; >= 0.
+        flattery: By how much the merge's own score is expected to be too good; >= 0.
         n_candidates: Merges that were chosen among.
         n_documents: Search documents, of all tasks.
     """
@@ -48,6 +53,7 @@ class Luck:
     rival: Trial
     gain: float
     luck: float
+    flattery: float
     n_candidates: int
     n_documents: int
 
@@ -67,12 +73,11 @@ class Luck:
         )
 
 
-def luck(run: Run, seed: int = 0) -> Luck | None:
+def luck(run: Run) -> Luck | None:
     """How much of the search's gain is expected to be luck.
 
     Args:
         run: Any run, finished or not.
-        seed: Of the draws; the same run and seed give the same answer.
 
     Returns:
         The estimate, or None where it cannot be made: no merge or no single model was scored, or
@@ -85,23 +90,41 @@ def luck(run: Run, seed: int = 0) -> Luck | None:
     if not candidates or not singles:
         return None
     rival = singles[0]
-    rows = [_rows([*candidates, rival], name) for name in scale.names]
+    rows = [_rows([*candidates, *singles], name) for name in scale.names]
     if any(r is None for r in rows):
         return None
     tables = [r for r in rows if r is not None]
-    rng = np.random.default_rng(seed)
-    seen = np.stack([_means(r, np.ones((r.shape[1], 1))) for r in tables], axis=-1)
-    drawn = np.stack([_means(r, _draws(r.shape[1], rng)) for r in tables], axis=-1)
-    weights = np.array(scale.weights) / np.array(scale.unit)
-    gains = (drawn[:-1] - drawn[-1:]) @ weights  # (n, draws), over the rival
-    true = (seen[:-1] - seen[-1:]) @ weights  # (n, 1)
-    winner = scale.scalars((drawn[:-1] - scale.zero) / scale.unit).argmax(axis=0)
-    optimism = gains[winner, np.arange(gains.shape[1])] - true[winner, 0]
-    best = candidates[0]
+    weights = [w / u for w, u in zip(scale.weights, scale.unit, strict=True)]
+    best, k = candidates[0], len(candidates)
+    fixed = [i for i, t in enumerate(candidates) if is_reference(t)]
+    merge = _flattery([w * r[:k] for w, r in zip(weights, tables, strict=True)], fixed)
+    single = _flattery([w * r[k:] for w, r in zip(weights, tables, strict=True)], [])
     gain = scale.mean(_values(best)) - scale.mean(_values(rival))
     n = sum(r.shape[1] for r in tables)
-    added = max(0.0, float(optimism.mean()))
-    return Luck(best, rival, gain, added, len(candidates), n)
+    return Luck(best, rival, gain, max(0.0, merge - single), max(0.0, merge), k, n)
+
+
+def _flattery(tables: Sequence[Matrix], fixed: Sequence[int]) -> float:
+    """What the first model's mean score is expected to owe to its documents.
+
+    Args:
+        tables: (n, documents) weighted scores of each objective, NaN where not asked.
+        fixed: Models that were there before the search: true scores lie about their mean; about
+            that of all models where there are none.
+    """
+    among = list(fixed) or list(range(len(tables[0])))
+    searched = [i for i in range(len(tables[0])) if i not in fixed] or among
+    gaps, errors = np.zeros((2, len(tables[0])))
+    for table in tables:
+        about = np.where(np.isfinite(table[among]).all(axis=0), table[among].mean(axis=0), np.nan)
+        differences = table - about
+        asked = np.isfinite(differences).sum(axis=1)
+        if (asked < 2).any():  # their spread is not known
+            return 0.0
+        gaps += np.nanmean(differences, axis=1)
+        errors += np.nanvar(differences, axis=1, ddof=1) / asked
+    spread = max(0.0, float((gaps**2 - errors)[searched].mean()))
+    return float(gaps[0] * errors[0] / (spread + errors[0])) if errors[0] > 0 else 0.0
 
 
 def _rows(trials: Sequence[Trial], name: str) -> Matrix | None:
@@ -111,19 +134,6 @@ def _rows(trials: Sequence[Trial], name: str) -> Matrix | None:
     if len(rows) < len(trials) or len({len(r) for r in rows}) != 1:
         return None
     return np.array(rows, dtype=np.float64)
-
-
-def _draws(n: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    """(n, draws): how often each document was drawn."""
-    return rng.multinomial(n, np.full(n, 1 / n), size=_DRAWS).T.astype(np.float64)
-
-
-def _means(rows: Matrix, times: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """(n, draws): the mean over the documents that were asked, each counted so many times."""
-    asked = np.isfinite(rows)
-    count = asked.astype(np.float64) @ times
-    total: npt.NDArray[np.float64] = np.where(asked, rows, 0.0) @ times
-    return total / np.maximum(count, 1.0)
 
 
 def _values(trial: Trial) -> dict[str, float]:

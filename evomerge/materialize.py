@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from evomerge.adapter import Adapter
 from evomerge.errors import CheckpointError, ConfigError
 from evomerge.experts import ExpertPool
 from evomerge.methods import Basis, Sources, check_range, check_settings, method, usual_settings
@@ -73,7 +72,7 @@ class Merger:
         thin = base is not None and getattr(self.method, "low_rank", False)
         experts: list[Source] = []
         for expert in self.pool.experts:
-            pair = expert.low_rank(tensor) if thin and isinstance(expert, Adapter) else None
+            pair = expert.low_rank(tensor) if thin else None
             experts.append(
                 LowRank(base, *pair) if base is not None and pair else expert.tensor(tensor)
             )
@@ -169,12 +168,18 @@ def check_recipe(recipe: Recipe, pool: ExpertPool) -> None:
         raise ConfigError(
             f"the recipe merges {len(recipe.models)} experts, the pool has {len(pool.experts)}."
         )
-    for want, got in zip((*recipe.models, recipe.base), (*pool.refs, pool.base), strict=True):
+    base = pool.base.ref if pool.base else None
+    for want, got in zip((*recipe.models, recipe.base), (*pool.refs, base), strict=True):
         if want and got and want.content and got.content and want.content != got.content:
             raise ConfigError(
                 f"the recipe was made with other weights for {want.name!r} (sha256 "
                 f"{want.content[:12]}...) than those found now ({got.content[:12]}...)."
             )
+    if recipe.tokenizer != pool.spelling:
+        raise ConfigError(
+            f"the recipe is written for the tokenizer of {recipe.tokenizer or 'its base'!r}, the "
+            f"models were opened with that of {pool.spelling or 'the base'!r}."
+        )
     if set(recipe.coefficients) != set(chosen.parameters):
         raise ConfigError(
             f"recipe for {recipe.method!r}: expected the parameters "

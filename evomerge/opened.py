@@ -170,7 +170,7 @@ class OpenedRun:
         scored = scores is not None and is_scored(trial, scale.names)
         row["mean"] = scale.mean(scores.values) if scores and scored else float("nan")
         row["feasible"] = bounds.kept(scores.values) if scores and scored else False
-        row["seconds"] = sum(scores.seconds.values()) if scores else float("nan")
+        row["seconds"] = scores.spent if scores else float("nan")
         row["error"] = trial.error or ""
         names = (self.run.meta.get("space") or {}).get("names") or ()
         x = trial.x if trial.x is not None else [float("nan")] * len(names)

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 
 from evomerge.errors import CheckpointError
-from evomerge.experts import ExpertPool, MergeTensor, layer_of
+from evomerge.experts import ExpertPool, MergeTensor
+from evomerge.roles import layer_of
 
 _PROBE = 8
 """Leading entries of a tensor that are compared before all of them are."""

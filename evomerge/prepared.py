@@ -17,8 +17,6 @@ import hashlib
 import importlib
 import json
 import logging
-import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from evomerge.cache import appearing
 from evomerge.methods import Basis
 from evomerge.methods.low_rank import LowRank, Source
 from evomerge.recipe import Scalar
@@ -180,17 +179,11 @@ def _write(path: Path, tensors: Sequence[Source], extra: Any, sources: Sequence[
         else:
             places.append(_store(tensor, stored))
     note = json.dumps({"tensors": places, "extra": _encode(extra, stored)})
-    temporary = None
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem)
-        os.close(handle)
-        save_file(stored, temporary, metadata={"basis": note})
-        Path(temporary).chmod(0o644)  # the machine's other users may share the folder
-        Path(temporary).replace(path)
+        with appearing(path) as part:
+            save_file(stored, part, metadata={"basis": note})
     except (OSError, RuntimeError) as e:  # safetensors wraps what the disk says
         _warn("%s cannot be written (%s): every worker prepares for itself.", path.parent, e)
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
         return False
     return True
 

@@ -69,6 +69,9 @@ class Recipe:
         coefficients: Parameter name to a float64 matrix of shape (G, K), or (G, 1) for a
             parameter that all experts share.
         fixed: What is not searched: seeds, ranks, switches.
+        tokenizer: The model whose tokenizer and vocabulary the merge has, by name (``"base"`` or
+            an expert's); the others' embeddings are matched with it by token. Empty: all have the
+            same.
     """
 
     method: str
@@ -77,6 +80,7 @@ class Recipe:
     groups: tuple[LayerGroup, ...]
     coefficients: Mapping[str, Matrix]
     fixed: Mapping[str, Scalar] = dataclasses.field(default_factory=dict)
+    tokenizer: str = ""
 
     def __post_init__(self) -> None:
         """Checks shapes and names.
@@ -90,6 +94,9 @@ class Recipe:
         names = [m.name for m in self.models]
         if len(set(names)) != len(names):
             raise ConfigError(f"expert names must differ, got {names}.")
+        known = [*names, *([self.base.name] if self.base else [])]
+        if self.tokenizer and self.tokenizer not in known:
+            raise ConfigError(f"tokenizer {self.tokenizer!r}: expected one of {known}, or none.")
         seen: dict[str, str] = {}
         for group in self.groups:
             for tensor in group.tensors:
@@ -122,10 +129,11 @@ class Recipe:
         """
         base, groups, models = _canonical_layout(self.base, self.groups, self.models)
         coefficients = _canonical({k: v.tolist() for k, v in self.coefficients.items()})
+        tokenizer = f',"tokenizer":{_canonical(self.tokenizer)}' if self.tokenizer else ""
         text = (
             f'{{"base":{base},"coefficients":{coefficients},"fixed":{_canonical(dict(self.fixed))},'
             f'"format":{FORMAT},"groups":{groups},"method":{_canonical(self.method)},'
-            f'"models":{models}}}'
+            f'"models":{models}{tokenizer}}}'
         )
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -161,6 +169,7 @@ class Recipe:
             "method": self.method,
             "base": dataclasses.asdict(self.base) if self.base else None,
             "models": [dataclasses.asdict(m) for m in self.models],
+            **({"tokenizer": self.tokenizer} if self.tokenizer else {}),
             "fixed": dict(sorted(self.fixed.items())),
             "coefficients": {k: v.tolist() for k, v in sorted(self.coefficients.items())},
             "groups": [{"name": g.name, "tensors": list(g.tensors)} for g in self.groups],
@@ -190,6 +199,7 @@ class Recipe:
                     str(k): np.array(v, dtype=np.float64) for k, v in data["coefficients"].items()
                 },
                 fixed=dict(data.get("fixed") or {}),
+                tokenizer=str(data.get("tokenizer") or ""),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as e:
             if isinstance(e, ConfigError):

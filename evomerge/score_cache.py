@@ -20,7 +20,6 @@ import importlib.metadata
 import json
 import math
 import os
-import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,6 +27,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from evomerge.cache import appearing
 from evomerge.recipe import Recipe
 from evomerge.trial import Scores, Split
 
@@ -115,10 +115,8 @@ class ScoreCache:
         }
         named: dict[str, Any] = {f"values{i}": v for i, v in enumerate(arrays.values())}
         with contextlib.suppress(OSError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as f:
+            with appearing(path) as part, part.open("wb") as f:
                 np.savez(f, note=np.array(json.dumps(note)), **named)
-            Path(f.name).replace(path)
             if self._n_written % _SWEEP_EVERY == 0:
                 self._sweep()
             self._n_written += 1

@@ -95,7 +95,7 @@ class SearchSpace:
         groups = GroupSpec.parse(spec.get("groups") or {})
         self.groups = build_groups(groups, pool.tensors, pool.n_layers)
         self._base: ModelRef | None = pool.base.ref if pool.base else None
-        self._models = pool.refs
+        self._models, self._tokenizer = pool.refs, pool.spelling
         given = spec.get("parameters") or {}
         for name in given:
             if name not in chosen.parameters:
@@ -179,6 +179,7 @@ class SearchSpace:
             groups=tuple(g.group for g in self.groups),
             coefficients=coefficients,
             fixed=self.fixed,
+            tokenizer=self._tokenizer,
         )
 
     def encode(self, recipe: Recipe) -> Vector:
@@ -199,6 +200,7 @@ class SearchSpace:
             for what, same in (
                 ("merge method", mine.method == recipe.method),
                 ("models", _contents(mine) == _contents(recipe)),
+                ("tokenizer", mine.tokenizer == recipe.tokenizer),
                 ("fixed settings", {**usual, **mine.fixed} == {**usual, **recipe.fixed}),
                 ("parameters", mine.coefficients.keys() == recipe.coefficients.keys()),
             )

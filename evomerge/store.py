@@ -17,30 +17,32 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
-import functools
-import hashlib
 import json
-import math
 import os
 import socket
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
-import numpy.typing as npt
-
+from evomerge import document_scores
 from evomerge.database import POINTER, DatabaseJournal, read_database
 from evomerge.errors import RunFolderError
-from evomerge.journal import RESULT, Batch, Contents, Entry, Journal, State, encode_ranges, read
-from evomerge.recipe import LayerGroup, ModelRef, Recipe
+from evomerge.journal import RESULT, Batch, Contents, Journal, State, encode_ranges, read
+from evomerge.records import (
+    SEARCH,
+    attributes_of,
+    finished_trials,
+    layout_of,
+    ours,
+    read_layouts,
+    result_of,
+    running_trials,
+)
 from evomerge.run import Run
-from evomerge.trial import Objective, Scores, Trial, TrialState
+from evomerge.trial import Objective, Trial, TrialState
 
 JOURNAL = "journal.log"
-_SEARCH, _FINALS = "search", "finals"
-Documents = npt.NDArray[np.float32]
+_FINALS = "finals"
 _STATES = {
     TrialState.COMPLETE: State.COMPLETE,
     TrialState.PRUNED: State.PRUNED,
@@ -84,7 +86,7 @@ class TrialStore:
             self._journal = journal = self._open(url)
             with _readable(folder):
                 found = _drop_unsynced(folder, journal, journal.read())
-            self._check(found.attrs.get(_SEARCH, {}).get("meta", {}), meta)
+            self._check(found.attrs.get(SEARCH, {}).get("meta", {}), meta)
             self._take(found)
             with _writable(folder):
                 self._begin(found, meta)
@@ -107,9 +109,9 @@ class TrialStore:
 
     def _take(self, found: Contents) -> None:
         """Reads off what is needed to go on."""
-        self._ids = {(e.attrs["number"], e.attrs["split"]): e.id for e in _ours(found)}
-        self._layouts = set(_layouts(found))
-        results = (e.attrs[RESULT]["seq"] for e in _ours(found) if RESULT in e.attrs)
+        self._ids = {(e.attrs["number"], e.attrs["split"]): e.id for e in ours(found)}
+        self._layouts = set(read_layouts(found))
+        results = (e.attrs[RESULT]["seq"] for e in ours(found) if RESULT in e.attrs)
         self._seq = 1 + max(results, default=-1)
 
     def _check(self, found: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
@@ -133,23 +135,23 @@ class TrialStore:
         """Makes the two studies, and writes down what the run is."""
         plain: dict[str, Any] = json.loads(json.dumps(dict(meta)))
         plain["objectives"] = [dataclasses.asdict(o) for o in self.objectives]
-        old = found.attrs.get(_SEARCH, {}).get("meta", {})
+        old = found.attrs.get(SEARCH, {}).get("meta", {})
         plain |= {k: old[k] for k in ("created", "finished", "note", "ended") if k in old}
-        names = (*found.studies, *(n for n in (_SEARCH, _FINALS) if n not in found.studies))
+        names = (*found.studies, *(n for n in (SEARCH, _FINALS) if n not in found.studies))
         self._studies = {name: i for i, name in enumerate(names)}
         with self._writing() as batch:
             for name, index in self._studies.items():
                 if name not in found.studies:
                     batch.create_study(name, [o.direction for o in self._searched])
-                if name not in found.titled and name in {_SEARCH, _FINALS}:
+                if name not in found.titled and name in {SEARCH, _FINALS}:
                     batch.set_metric_names(index, [o.name for o in self._searched])
             if old != plain:
-                batch.set_study_attr(self._studies[_SEARCH], "meta", plain)
+                batch.set_study_attr(self._studies[SEARCH], "meta", plain)
         self._meta = plain
 
     def _close_results(self, found: Contents) -> None:
         """Ends, for Optuna, trials whose result was recorded just before their driver died."""
-        left = [e for e in _ours(found) if RESULT in e.attrs and not e.closed]
+        left = [e for e in ours(found) if RESULT in e.attrs and not e.closed]
         if left:
             with self._writing() as batch:
                 for entry in left:
@@ -170,7 +172,7 @@ class TrialStore:
         meta = json.loads(json.dumps(self._meta | changes))
         if meta != self._meta:
             with _writable(self.folder), self._writing() as batch:
-                batch.set_study_attr(self._studies[_SEARCH], "meta", meta)
+                batch.set_study_attr(self._studies[SEARCH], "meta", meta)
             self._meta = meta
 
     def start(self, trial: Trial) -> None:
@@ -205,7 +207,9 @@ class TrialStore:
             return
         with _writable(self.folder), contextlib.ExitStack() as files:
             scores = [
-                files.enter_context(f) for t in trials for f in _write_scores(self.folder, t)
+                files.enter_context(f)
+                for t in trials
+                for f in document_scores.write(self.folder, t)
             ]
             with self._writing(along=[f.fileno() for f in scores]) as batch:
                 added = {}
@@ -213,7 +217,7 @@ class TrialStore:
                     key = (trial.number, trial.split)
                     if key not in self._ids:
                         added[key] = self._create(batch, trial)
-                    result = _result(trial, self._seq + i)
+                    result = result_of(trial, self._seq + i)
                     index = self._ids[key] if key in self._ids else added[key]
                     batch.set_trial_attr(index, RESULT, result)
                     self._end(batch, index, result)
@@ -229,32 +233,23 @@ class TrialStore:
 
     def _create(self, batch: Batch, trial: Trial) -> int:
         """Records a RUNNING trial, and its layout where that is new; the trial's id."""
-        key, layout = _layout_of(trial.recipe.models, trial.recipe.base, trial.recipe.groups)
+        recipe = trial.recipe
+        key, layout = layout_of(recipe.models, recipe.base, recipe.groups, recipe.tokenizer)
         if key not in self._layouts:
-            batch.set_study_attr(self._studies[_SEARCH], f"layout:{key}", layout)
+            batch.set_study_attr(self._studies[SEARCH], f"layout:{key}", layout)
             self._layouts.add(key)
         params = {}
         if trial.x is not None:
             for (axis, low, high), x in zip(self._axes, trial.x.tolist(), strict=True):
                 params[axis] = min(max(low + x * (high - low), low), high)
-        attrs = {
-            "number": trial.number,
-            "kind": trial.kind,
-            "split": trial.split,
-            "label": trial.label,
-            "attempt": trial.attempt,
-            "raced_after": trial.raced_after,
-            "x": None if trial.x is None else trial.x.tolist(),
-            "recipe": _varying(trial.recipe),
-            "layout": key,
-        }
-        study = self._studies[_study_of(trial)]
+        attrs = attributes_of(trial, key)
+        study = self._studies[SEARCH if trial.split == "search" else _FINALS]
         return batch.create_trial(study, attrs, params, self._ranges if params else "{}")
 
     def load(self) -> list[Trial]:
         """Finished trials of every split in told order, then those left RUNNING."""
         found = _read_journal(self.folder)
-        return [*_told(found, self.folder), *_running(found)]
+        return [*finished_trials(found, self.folder), *running_trials(found)]
 
     def close(self) -> None:
         """Lets another driver have the folder."""
@@ -283,14 +278,14 @@ def open_run(path: Path | str) -> Run:
         )
     with _readable(folder):
         found = _read_journal(folder)
-    meta = found.attrs.get(_SEARCH, {}).get("meta")
+    meta = found.attrs.get(SEARCH, {}).get("meta")
     if not meta:
         raise RunFolderError(f"{folder} holds nothing yet: its search has only just begun.")
     return Run(
         path=folder,
         objectives=tuple(Objective(**o) for o in meta["objectives"]),
-        trials=tuple(_told(found, folder)),
-        running=tuple(_running(found)),
+        trials=tuple(finished_trials(found, folder)),
+        running=tuple(running_trials(found)),
         meta=meta,
     )
 
@@ -348,201 +343,11 @@ def _drop_unsynced(folder: Path, journal: Journal | DatabaseJournal, found: Cont
     Only the last group that was written can be such; what came after it proves that it was synced.
     """
     for at, entry in found.tail:
-        if entry.attrs[RESULT].get("arrays") and not _has_scores(folder, entry.attrs):
+        if entry.attrs[RESULT].get("arrays") and not document_scores.kept(
+            folder, entry.attrs["number"], entry.attrs["split"]
+        ):
             return journal.cut(at)
     return found
-
-
-def _has_scores(folder: Path, attrs: Mapping[str, Any]) -> bool:
-    path = _scores_path(folder, attrs["number"], attrs["split"])
-    try:
-        return path.exists() and bool(_read(path))
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
-        return False
-
-
-def _study_of(trial: Trial) -> str:
-    return _SEARCH if trial.split == "search" else _FINALS
-
-
-def _varying(recipe: Recipe) -> dict[str, Any]:
-    """The part of a recipe that changes from trial to trial."""
-    return {
-        "method": recipe.method,
-        "fixed": dict(sorted(recipe.fixed.items())),
-        "coefficients": {k: v.tolist() for k, v in sorted(recipe.coefficients.items())},
-    }
-
-
-@functools.lru_cache(maxsize=8)
-def _layout_of(
-    models: tuple[ModelRef, ...], base: ModelRef | None, groups: tuple[LayerGroup, ...]
-) -> tuple[str, dict[str, Any]]:
-    """(key, data) of the part of a recipe that rarely changes."""
-    data = Recipe("", models, base, groups, {}).to_dict()
-    layout = {key: data[key] for key in ("format", "models", "base", "groups")}
-    return hashlib.sha256(json.dumps(layout, sort_keys=True).encode()).hexdigest()[:16], layout
-
-
-@dataclasses.dataclass(frozen=True)
-class _Layout:
-    models: tuple[ModelRef, ...]
-    base: ModelRef | None
-    groups: tuple[LayerGroup, ...]
-
-
-def _layouts(found: Contents) -> dict[str, _Layout]:
-    layouts = {}
-    for key, data in found.attrs.get(_SEARCH, {}).items():
-        if key.startswith("layout:"):
-            layouts[key.removeprefix("layout:")] = _Layout(
-                tuple(ModelRef(**m) for m in data["models"]),
-                ModelRef(**data["base"]) if data["base"] else None,
-                tuple(LayerGroup(g["name"], tuple(g["tensors"])) for g in data["groups"]),
-            )
-    return layouts
-
-
-def _trial(attrs: Mapping[str, Any], layouts: Mapping[str, _Layout], **extra: Any) -> Trial:
-    layout, data = layouts[attrs["layout"]], attrs["recipe"]
-    recipe = Recipe(
-        method=data["method"],
-        models=layout.models,
-        base=layout.base,
-        groups=layout.groups,
-        coefficients={k: np.array(v) for k, v in data["coefficients"].items()},
-        fixed=data["fixed"],
-    )
-    return Trial(
-        number=attrs["number"],
-        kind=attrs["kind"],
-        split=attrs["split"],
-        label=attrs["label"],
-        x=None if attrs["x"] is None else np.array(attrs["x"]),
-        recipe=recipe,
-        raced_after=attrs.get("raced_after"),
-        **{"attempt": attrs["attempt"], **extra},
-    )
-
-
-def _ours(found: Contents) -> list[Entry]:
-    """Our trials: another of Optuna's tools may have added some of its own."""
-    return [e for e in found.entries if "number" in e.attrs]
-
-
-def _told(found: Contents, folder: Path) -> list[Trial]:
-    """Finished trials in told order."""
-    layouts = _layouts(found)
-    told = [e.attrs for e in _ours(found) if RESULT in e.attrs]
-    return [
-        _finished(attrs, layouts, folder) for attrs in sorted(told, key=lambda a: a[RESULT]["seq"])
-    ]
-
-
-def _finished(attrs: Mapping[str, Any], layouts: Mapping[str, _Layout], folder: Path) -> Trial:
-    result = attrs[RESULT]
-    scores = None
-    if "values" in result:
-        source = result["copied_from"]
-        number = attrs["number"] if source is None else source
-        scores = Scores(
-            values=result["values"],
-            stderr={k: math.nan if v is None else v for k, v in result["stderr"].items()},
-            per_example=_Stored(_scores_path(folder, number, attrs["split"]), result["values"]),
-            seconds=result["seconds"],
-            asked=result.get("asked"),
-        )
-    return _trial(
-        attrs,
-        layouts,
-        state=TrialState(result["state"]),
-        scores=scores,
-        error=result["error"],
-        attempt=result["attempt"],
-        copied_from=result["copied_from"],
-    )
-
-
-def _running(found: Contents) -> Iterator[Trial]:
-    layouts = _layouts(found)
-    for entry in _ours(found):
-        if RESULT not in entry.attrs:
-            yield _trial(entry.attrs, layouts)
-
-
-def _result(trial: Trial, seq: int) -> dict[str, Any]:
-    """The record from which on a trial counts as finished."""
-    result: dict[str, Any] = {
-        "seq": seq,
-        "state": trial.state.value,
-        "attempt": trial.attempt,
-        "error": trial.error,
-        "copied_from": trial.copied_from,
-    }
-    if trial.scores is not None:
-        result["values"] = dict(trial.scores.values)
-        result["stderr"] = {
-            k: None if math.isnan(v) else v for k, v in trial.scores.stderr.items()
-        }
-        result["seconds"] = dict(trial.scores.seconds)
-        result["asked"] = trial.scores.asked
-        result["arrays"] = trial.copied_from is None and bool(_arrays(trial.scores))
-    return result
-
-
-def _arrays(scores: Scores) -> dict[str, Any]:
-    return {k: v for k, v in scores.per_example.items() if v is not None}
-
-
-def _scores_path(folder: Path, number: int, split: str) -> Path:
-    return folder / "scores" / f"{number:05d}-{split}.npz"
-
-
-def _write_scores(folder: Path, trial: Trial) -> Iterator[IO[bytes]]:
-    """Writes per-document scores; the file, still open, to be synced with the record of them."""
-    if trial.scores is None or trial.copied_from is not None:
-        return
-    arrays = _arrays(trial.scores)
-    if not arrays:
-        return
-    f = _scores_path(folder, trial.number, trial.split).open("wb")
-    named = {f"values{i}": v for i, v in enumerate(arrays.values())}
-    np.savez(f, names=np.array(list(arrays), dtype=np.str_), **named)
-    f.flush()
-    yield f
-
-
-def _read(path: Path) -> dict[str, Documents]:
-    with np.load(path) as data:
-        return {str(name): data[f"values{i}"] for i, name in enumerate(data["names"])}
-
-
-class _Stored(Mapping[str, Documents | None]):
-    """Per-document scores that are read when somebody wants them: few do, and trials are many.
-
-    Args:
-        path: Their file. Where it is missing (a folder copied without arrays), there are none.
-        names: The objectives.
-    """
-
-    def __init__(self, path: Path, names: Sequence[str]) -> None:
-        self._path, self._names = path, tuple(names)
-
-    @functools.cached_property
-    def _arrays(self) -> dict[str, Documents | None]:
-        found: dict[str, Documents | None] = dict.fromkeys(self._names)
-        with contextlib.suppress(FileNotFoundError):
-            found |= _read(self._path)
-        return found
-
-    def __getitem__(self, name: str) -> Documents | None:
-        return self._arrays[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
 
 
 def _short(value: Any) -> str:

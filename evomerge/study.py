@@ -29,7 +29,7 @@ from evomerge.run import Run
 from evomerge.scale import BASE, EXPERT
 from evomerge.space import SearchSpace
 from evomerge.store import TrialStore
-from evomerge.trial import Split, Trial, TrialState
+from evomerge.trial import WAIT, Split, Trial, TrialState
 
 Phase = Literal["references", "search", "finals", "done"]
 UNIFORM = "uniform average"
@@ -108,6 +108,7 @@ class Study:
         self._told: list[Trial] = []
         self._due: deque[Trial] = deque()
         self._pending: dict[tuple[int, Split], Trial] = {}
+        self._since: dict[tuple[int, Split], float] = {}  # when what is pending was submitted
         self._by_recipe: dict[str, Trial] = {}
         self._n_search = 0
         self._stopping = False
@@ -167,11 +168,16 @@ class Study:
     def _work(self) -> None:
         """Starts and collects until nothing is due, nothing more is asked for, nothing runs."""
         while True:
-            started = not self._stopping and (self._start_due() or self._start_asked())
+            started = not self._stopping and self._start_something()
             if not started and not self._pending:
                 return
             if self._pending:
                 self._collect()
+
+    def _start_something(self) -> bool:
+        """Starts what is due, and on the workers that are left what is asked for."""
+        due = self._start_due()
+        return self._start_asked() or due
 
     def _start_due(self) -> bool:
         """Starts reference points and finals, which come before anything that is asked for."""
@@ -186,12 +192,14 @@ class Study:
         free = self._executor.capacity - len(self._pending)
         left = self._n_trials - self._n_search
         if self._budget is not None and min(free, left) > 0:
-            allowed = self._budget.left(sum(t.kind == "search" for t in self._pending.values()))
+            allowed = self._budget.left(sum(t.split == "search" for t in self._pending.values()))
             left = left if allowed is None else min(left, allowed)
         if min(free, left) < 1:
             return False
         first = len(self._references) + self._n_search
         pending = sorted(self._pending.values(), key=lambda t: t.number)
+        # A race is run in the units that the reference points define.
+        awaits_reference = any(t.kind == "reference" for t in pending)
         start = time.perf_counter()
         points = self._optimizer.ask(min(free, left), first, pending)
         if points and self._observer:
@@ -200,7 +208,7 @@ class Study:
             x = self._space.snap(np.asarray(point, dtype=np.float64))
             self._n_search += 1
             trial = Trial(first + i, "search", x, self._space.decode(x))
-            if self._racing is not None:
+            if self._racing is not None and not awaits_reference:
                 trial = dataclasses.replace(trial, raced_after=len(self._told))
             self._start(trial)
         return bool(points)
@@ -221,6 +229,7 @@ class Study:
 
     def _submit(self, trial: Trial) -> None:
         self._pending[trial.number, trial.split] = trial
+        self._since[trial.number, trial.split] = time.monotonic()
         self._executor.submit(Job(trial, self._bar(trial)))
         if self._observer:
             self._observer.started(trial)
@@ -238,12 +247,22 @@ class Study:
         """
         finished: dict[tuple[int, Split], Trial] = {}
         for trial in self._executor.collect():
-            if (trial.number, trial.split) in self._pending:
-                finished.setdefault((trial.number, trial.split), trial)
+            key = trial.number, trial.split
+            if key in self._pending and key not in finished:
+                finished[key] = self._timed(trial)
         self._store.append(*finished.values())
         for key, trial in finished.items():
             del self._pending[key]
             self._take(trial)
+
+    def _timed(self, trial: Trial) -> Trial:
+        """The trial with what it waited; one that was looked up took no time."""
+        passed = time.monotonic() - self._since.pop((trial.number, trial.split))
+        if trial.scores is None or not trial.scores.seconds:
+            return trial
+        wait = max(0.0, passed - trial.scores.spent)
+        scores = dataclasses.replace(trial.scores, seconds={**trial.scores.seconds, WAIT: wait})
+        return dataclasses.replace(trial, scores=scores)
 
     def _take(self, trial: Trial, *, fresh: bool = True) -> None:
         self._told.append(trial)

@@ -20,6 +20,9 @@ the second, the final table the third."""
 
 SPLITS: tuple[Split, ...] = ("search", "select", "test")
 
+WAIT = "wait"
+"""Of :attr:`Scores.seconds`: what passed without a worker's work."""
+
 Kind = Literal["search", "reference", "final"]
 
 
@@ -124,8 +127,9 @@ class Scores:
             draw of documents; of an estimate (``asked``) about what all documents would give.
         per_example: Objective name to a float32 array (n_split,) of signed per-document values in
             the split's document order, NaN where not asked; None for a corpus metric.
-        seconds: Where the time went: ``{"merge": s, "score": s}``; empty where it went nowhere,
-            because the scores were found in the cache folder.
+        seconds: Where the time went: ``{"merge": s, "score": s}`` in the worker, and ``"wait"``
+            from its start to its answer besides: for a worker, for the network, for attempts that
+            were lost. Empty where it went nowhere: the scores were found in the cache folder.
         asked: How many documents of all tasks were asked before the candidate was stopped; then
             the values are estimates of what all would give. None: all were asked.
     """
@@ -135,6 +139,12 @@ class Scores:
     per_example: Mapping[str, npt.NDArray[np.float32] | None]
     seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
     asked: int | None = None
+
+    @property
+    def spent(self) -> float:
+        """Seconds that the worker spent; waiting is no work."""
+        found = (v for what, v in self.seconds.items() if what != WAIT)
+        return float(sum(v for v in found if isinstance(v, int | float) and math.isfinite(v)))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -11,13 +11,13 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "evomerge"
 FLOORS = {
-    "errors": 1, "pareto": 1, "resources": 1,
-    "recipe": 2, "geometry": 2, "estimate": 2, "methods": 2,
+    "errors": 1, "cache": 1, "pareto": 1, "resources": 1,
+    "recipe": 2, "roles": 1, "geometry": 2, "estimate": 2, "methods": 2,
     "trial": 3, "scale": 3, "constraints": 3, "run": 3,
-    "checkpoint": 3, "adapter": 3, "experts": 3, "groups": 3, "space": 3,
+    "checkpoint": 3, "adapter": 3, "experts": 3, "groups": 3, "space": 3, "vocabulary": 3,
     "placement": 4, "prepared": 4, "materialize": 4, "realised": 4, "gram": 4, "diagnose": 4,
     "compare": 4, "choose": 4, "pick": 4, "luck": 4, "journal": 4, "store": 4, "score_cache": 4,
-    "racing": 4, "budget": 4, "database": 4,
+    "racing": 4, "budget": 4, "database": 4, "document_scores": 4, "records": 4, "staging": 4,
     "optimizers": 4, "evaluators": 4,
     "executors": 5, "report": 5, "card": 5, "mergekit": 5, "export": 5,
     "study": 6, "trackers": 6, "zoo": 6, "opened": 6,
@@ -97,7 +97,8 @@ def test_optimizers_know_only_trials(path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "methods").glob("*.py")), ids=lambda p: p.stem)
 def test_methods_know_only_tensors(path: Path) -> None:
-    assert rooms_of(path) <= {"methods", "errors"}
+    allowed = {"methods", "errors"} | ({"cache"} if path.stem == "native" else set())
+    assert rooms_of(path) <= allowed  # native keeps what the compiler made
 
 
 def test_study_names_protocols_and_data_only() -> None:

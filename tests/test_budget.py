@@ -75,6 +75,16 @@ def test_target_is_normalised_and_keeps_the_bounds() -> None:
     assert reached == ["", "", "", "the target of 1.1 is reached (budget.target)"]
 
 
+def test_a_late_reference_measures_what_was_told_before_it() -> None:
+    budget = Budget([A], SIZE, target=1.1, patience=3)
+    told = idle_after(budget, trial(1, 0.56), trial(2, 0.1), trial(3, 0.1), expert(0.5))
+    assert told == ["", "", "", "the target of 1.1 is reached (budget.target)"]
+    budget.tell(dataclasses.replace(expert(0.6), label="expert two"))
+    assert not budget.spent(), "it is no 1.1 of the better expert"
+    budget.tell(trial(4, 0.1))
+    assert budget.spent() == "no progress for 3 trials (budget.patience)"
+
+
 def test_a_pruned_trial_reaches_no_target() -> None:
     budget = Budget([A], SIZE, target=0.5)
     assert idle_after(budget, trial(1, 0.9, state=TrialState.PRUNED)) == [""]

@@ -11,7 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from evomerge.checkpoint import INDEX, Checkpoint, cache_folder, vocabulary
+from evomerge.cache import cache_folder
+from evomerge.checkpoint import INDEX, Checkpoint, vocabulary
 from evomerge.errors import CheckpointError
 from tests import models
 

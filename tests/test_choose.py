@@ -299,7 +299,7 @@ def test_verdict_without_anything():
 def test_an_unfinished_run_says_so():
     v = verdict(two(point(10, 0.9, 0.9), pending=[s.running(11)]))
     assert not v.finished
-    assert v.headline == "So far: merge: use trial 10"
+    assert v.headline == "So far, merge: use trial 10"
     assert not verdict(two(point(10, 0.9, 0.9), n_trials=5)).finished
     assert verdict(two(point(10, 0.9, 0.9), n_trials=1)).finished
 

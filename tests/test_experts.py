@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from evomerge.errors import CheckpointError, ConfigError
-from evomerge.experts import ROLES, ExpertPool, layer_of, role_of
+from evomerge.experts import ExpertPool
+from evomerge.roles import ROLES, layer_of, role_of
 from tests import models
 
 WEIGHTS = "model.safetensors"

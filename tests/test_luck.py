@@ -40,6 +40,23 @@ def test_the_correction_removes_most_of_the_bias(spread: float) -> None:
     assert np.mean(corrected) > -0.01, "and it is not overdone"
 
 
+def test_a_rival_chosen_on_the_same_documents_is_flattered_too() -> None:
+    """Of four single models that are equally good the luckiest is the rival."""
+    noise, best_of_four = 0.5 / 80**0.5, 1.03  # standard errors that the luckiest lies above
+    rivals = []
+    for seed in range(30):
+        rng = np.random.default_rng(100 + seed)
+        rows = rng.normal(0, 1.0, 80) + rng.normal(0, 0.5, (44, 80))
+        rows += np.where(np.arange(44) < 4, 1.0, 1.2)[:, None] - rows[:4].mean()
+        labels = ("base", "expert a", "expert b", "expert c")
+        singles = [s.trial(i, {"a": rows[i]}, "reference", label=labels[i]) for i in range(4)]
+        found = luck(s.run(singles + [s.trial(i, {"a": rows[i]}) for i in range(4, 44)], ONE))
+        rivals.append(found.flattery - found.luck)
+    assert 0.5 * best_of_four * noise < np.mean(rivals) < 1.1 * best_of_four * noise
+    run, _ = draw(0, 0.1)
+    assert luck(run).flattery == luck(run).luck, "one single model was not chosen"
+
+
 def test_one_candidate_has_no_luck() -> None:
     run, _ = draw(0, 0.1, n=1)
     found = luck(run)

@@ -21,6 +21,7 @@ from evomerge.experts import ExpertPool
 from evomerge.groups import GroupSpec, build_groups
 from evomerge.materialize import Merger, check_recipe, rows
 from evomerge.mergekit import METHODS, Imported, from_mergekit, import_evolve, to_mergekit
+from evomerge.mergekit.config import name_models
 from evomerge.methods import method
 from evomerge.recipe import ModelRef, Recipe
 from evomerge.space import SearchSpace
@@ -368,19 +369,9 @@ def test_the_base_among_the_models_of_task_arithmetic() -> None:
     assert [m.name for m in got.models] == ["expert_a"]
 
 
-def test_the_pool_is_opened_by_whom_one_asks() -> None:
-    asked: list[Any] = []
-
-    def open_pool(base: str | None, experts: Mapping[str, str]) -> ExpertPool:
-        asked.append((base, dict(experts)))
-        return open_family()
-
-    from_mergekit(
-        "merge_method: linear\nmodels: [{model: org/x@main, parameters: {weight: 1}},"
-        " {model: other/x, parameters: {weight: 1}}]",
-        open_pool,
-    )
-    assert asked == [(None, {"x": "org/x@main", "x_2": "other/x"})]
+def test_hub_models_are_named_by_their_last_part() -> None:
+    named = name_models(["org/x@main", "other/x", "other/base"])
+    assert named == {"x": "org/x@main", "x_2": "other/x", "base_2": "other/base"}
 
 
 GOOD = "models: [{model: @A, parameters: {weight: 1}}]\n"

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -235,6 +237,54 @@ def test_many_workers_out_of_order_with_failures(tmp_path, optimizer) -> None:
     failed = [t for t in search if t.state is TrialState.FAILED]
     assert {t.number for t in failed} == set(range(5, 44, 5))
     assert all("on purpose" in t.error for t in failed)
+
+
+class Full(FakeExecutor):
+    """Notes how many trials ran each time the driver came to collect."""
+
+    def __init__(self, capacity: int, **kwargs) -> None:
+        super().__init__(capacity, **kwargs)
+        self.running: list[int] = []
+
+    def collect(self, timeout: float | None = None) -> list[Trial]:
+        self.running.append(len(self._queue))
+        return super().collect(timeout)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_no_worker_waits_for_the_reference_points(tmp_path, optimizer) -> None:
+    executor = Full(12, seed=1)
+    trials = run(tmp_path, executor, optimizer=optimizer, n_trials=30)
+    assert executor.running[:10] == [12] * 10
+    assert [t.number for t in trials if t.kind == "reference" and t.split == "search"] != [0, 1]
+    assert list(executor.bars)[:4] == [(n, "search") for n in range(4)], "references start first"
+
+
+def test_what_runs_beside_the_references_is_not_raced(tmp_path) -> None:
+    executor = Full(8, seed=1)
+    trials = run(tmp_path, executor, racing=MEAN, n_trials=30)
+    told = [t.number for t in trials]
+    searched = [t for t in trials if t.kind == "search" and t.split == "search"]
+    free = [t.number for t in searched if t.raced_after is None]
+    assert free[:4]
+    assert set(free) == set(range(4, 4 + len(free)))
+    assert min(t.raced_after for t in searched if t.raced_after is not None) >= max(
+        told.index(n) + 1 for n in range(4)
+    )
+
+
+def test_what_a_trial_waited_is_stored_beside_what_its_worker_spent(tmp_path) -> None:
+    class Slow(FakeExecutor):
+        def collect(self, timeout: float | None = None) -> list[Trial]:
+            time.sleep(0.05)
+            (done,) = super().collect(timeout)
+            seconds = {"merge": 0.01, "score": 0.02}
+            return [replace(done, scores=replace(done.scores, seconds=seconds))]
+
+    for t in run(tmp_path, Slow(), n_trials=2):
+        assert (t.scores.seconds["merge"], t.scores.seconds["score"]) == (0.01, 0.02)
+        assert t.scores.seconds["wait"] >= 0.02
+        assert t.scores.spent == pytest.approx(0.03)
 
 
 def test_known_recipes_are_copied_not_evaluated(tmp_path) -> None:

@@ -1,7 +1,8 @@
 """The command line: ``evomerge search | report | export | merge | doctor | zoo | list | import``.
 
 * :mod:`~evomerge.cli.build`: configuration -> the objects of a study.
-* :mod:`~evomerge.cli.search`: ``evomerge search``, on Hydra.
+* :mod:`~evomerge.cli.compose`: the command line of ``evomerge search``, on Hydra, sweeps included.
+* :mod:`~evomerge.cli.search`: one study, from its configuration to its report.
 * :mod:`~evomerge.cli.commands`: everything else, on argparse; what it does lies in ``export``,
   ``verify``, ``doctor`` and ``methods``.
 * :mod:`~evomerge.cli.notebook`: ``evomerge.search`` in Python.

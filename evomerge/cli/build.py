@@ -36,7 +36,7 @@ NOT_SHAPING = (
     "runs", "run_name", "run_dir", "hydra",
 )  # fmt: skip
 RACING_SETTINGS = ("error", "first", "growth", "tolerance")
-MODEL_KEYS = ("name", "base", "experts")
+MODEL_KEYS = ("name", "base", "experts", "tokenizer")
 _RUNTIME = {"problem", "objectives", "spec", "folder", "meta"}
 
 
@@ -101,7 +101,7 @@ def build_plan(config: Config) -> Plan:
     experts = models.get("experts") or {}
     if isinstance(experts, Mapping):
         experts = {name: expert_folder(str(source)) for name, source in experts.items()}
-    pool = ExpertPool.open(models.get("base"), experts)
+    pool = ExpertPool.open(models.get("base"), experts, tokenizer=models.get("tokenizer"))
     space = SearchSpace(spec, pool)
     wants_geometry = getattr(chosen, "needs_geometry", False)
     problem = Problem(
@@ -371,12 +371,14 @@ def _meta(
             "name": config["models"].get("name", "own"),
             "base": dataclasses.asdict(pool.base.ref) if pool.base else None,
             "experts": [dataclasses.asdict(r) for r in pool.refs],
+            "tokenizer": pool.spelling,
             "n_parameters": pool.n_parameters,
         },
         "documents": {s: dict(evaluator.documents(s)) for s in SPLITS},
         "config": config,
         "fingerprint": {
             "models": [[m.name, m.content] for m in models],
+            **({"tokenizer": pool.spelling} if pool.spelling else {}),
             "space": space.spec,
             "optimizer": optimizer,
             "evaluator": dict(evaluator.fingerprint()),

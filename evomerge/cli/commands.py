@@ -152,7 +152,7 @@ def _keys(parents: Sequence[str], arguments: Sequence[str]) -> set[str]:
 
 
 def _search(rest: list[str]) -> int:
-    from evomerge.cli.search import run_hydra
+    from evomerge.cli.compose import run_hydra
 
     dry = _take_flag(rest, "--dry-run")
     quiet = _take_flag(rest, "--quiet")
@@ -202,7 +202,7 @@ def _complete(arguments: list[str]) -> int:
         kept = [w for w in kept if not w.startswith("-") and not w.endswith((".yaml", ".yml"))]
         tail = " " if line.endswith(" ") else ""
         os.environ["COMP_LINE"] = " ".join(["evomerge", *kept]) + (tail if kept else " ")
-    from evomerge.cli.search import run_hydra
+    from evomerge.cli.compose import run_hydra
 
     sys.argv[0] = "evomerge"
     try:

@@ -104,7 +104,7 @@ def expert_folder(source: str) -> str:
     path = Path(source).expanduser()
     if path.suffix not in {".yaml", ".yml"}:
         return source
-    from evomerge.checkpoint import cache_folder
+    from evomerge.cache import cache_folder
     from evomerge.export import export, located, pool_of
 
     recipe, dtype, _ = _read_recipe(path)

@@ -51,7 +51,7 @@ def search(
     """
     set_environment()
     from evomerge.cli.commands import hydra_mistake
-    from evomerge.cli.search import run_hydra
+    from evomerge.cli.compose import run_hydra
 
     overrides = [f"{k}={_spelled(v)}" for k, v in _flat(settings)]
     with tempfile.TemporaryDirectory() as folder:

@@ -1,9 +1,12 @@
-"""The log file of a run, which appears only where there is a run folder."""
+"""The log files of a run, which appear only where there is a run folder."""
 
 from __future__ import annotations
 
+import datetime
+import json
 import logging
 from pathlib import Path
+from typing import Any
 
 
 class RunLog(logging.FileHandler):
@@ -17,3 +20,18 @@ class RunLog(logging.FileHandler):
         if self.stream is None and not Path(self.baseFilename).parent.is_dir():
             return
         super().emit(record)
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object for a record: time, level, what its ``event`` says, and the text."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        time = datetime.datetime.fromtimestamp(record.created, datetime.UTC)
+        line: dict[str, Any] = {
+            "time": time.isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            **getattr(record, "event", {}),
+            "text": record.getMessage(),
+        }
+        return json.dumps(line, ensure_ascii=False, default=str)

@@ -87,7 +87,7 @@ def verify_tensors(recipe: Recipe, pool: ExpertPool, out: Path) -> Check:
     """
     import torch
 
-    from evomerge.checkpoint import cache_folder
+    from evomerge.cache import cache_folder
     from evomerge.export.shards import DTYPES
     from evomerge.materialize import LiveModel, Merger, rows
 

@@ -11,10 +11,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 
 from evomerge.adapter import open_expert
-from evomerge.checkpoint import Checkpoint, vocabulary
+from evomerge.checkpoint import Checkpoint
 from evomerge.diagnose.finding import Finding
 from evomerge.errors import CheckpointError
-from evomerge.experts import Misfit, layer_of, misfits, quantised, role_of
+from evomerge.experts import Misfit, misfits, quantised
+from evomerge.vocabulary import n_rows
 
 _SHOWN = 3
 """Names shown of a long list."""
@@ -163,8 +164,8 @@ def _finding(name: str, misfit: Misfit, count: int) -> Finding:
 
 def _tokens(base: Checkpoint, expert: Checkpoint) -> Finding:
     """Two vocabularies that differ: by added tokens, or in what ids mean."""
-    ours, theirs = vocabulary(base.folder) or {}, vocabulary(expert.folder) or {}
-    rows, their_rows = _rows(base), _rows(expert)
+    ours, theirs = base.tokens() or {}, expert.tokens() or {}
+    rows, their_rows = n_rows(base), n_rows(expert)
     moved = sorted((t for t in ours if theirs and theirs.get(t) != ours[t]), key=ours.__getitem__)
     if moved:
         text = (
@@ -173,7 +174,8 @@ def _tokens(base: Checkpoint, expert: Checkpoint) -> Finding:
             f"({ours[moved[0]]} and {theirs.get(moved[0], 'none')}). A merge would mix rows of "
             "the embedding that mean different tokens."
         )
-        return Finding(expert.name, "other vocabulary", blocks=True, text=text, remedy=_LEAVE_OUT)
+        remedy = f"{_LEAVE_OUT} If it is one whose tokens were moved: {_matched(base, expert)}"
+        return Finding(expert.name, "other vocabulary", blocks=True, text=text, remedy=remedy)
     added = sorted((t for t in theirs if t not in ours), key=theirs.__getitem__) if ours else []
     text = f"{expert.name!r} has "
     if added:
@@ -182,25 +184,17 @@ def _tokens(base: Checkpoint, expert: Checkpoint) -> Finding:
         text += ", every other token has the same id" + ("; and " if rows != their_rows else ".")
     if rows != their_rows:
         text += f"an embedding of {their_rows} rows where the base has {rows}."
-    if rows == their_rows:
-        remedy = (
-            "The embeddings have a row for them already: if the tasks need these tokens, copy "
-            f"the tokenizer files of {expert.name!r} into the base and the other experts; if "
-            f"not, copy the base's into {expert.name!r}."
-        )
-    else:
-        remedy = (
-            "If the tasks do not need the added tokens, cut the expert back: load it with "
-            f"transformers, resize_token_embeddings({rows}), save it with the base's tokenizer. "
-            "If they do, give the base and the other experts the same tokens (add_tokens, then "
-            f"resize_token_embeddings({their_rows})) and save them with this tokenizer."
-        )
-    return Finding(expert.name, "added tokens", blocks=True, text=text, remedy=remedy)
+    return Finding(
+        expert.name, "added tokens", blocks=True, text=text, remedy=_matched(base, expert)
+    )
 
 
-def _rows(checkpoint: Checkpoint) -> int:
-    """Rows of the token embedding: the first 2-D embedding outside the layers."""
-    for name, tensor in checkpoint.tensors.items():
-        if role_of(name) == "embedding" and layer_of(name) is None and "wpe" not in name:
-            return tensor.shape[0]
-    return 0
+def _matched(base: Checkpoint, expert: Checkpoint) -> str:
+    """What to set, where both name their tokens; else what to give them."""
+    for model in (base, expert):
+        if not model.tokens():
+            return f"Save {model.name!r} with its tokenizer (tokenizer.json), to match tokens."
+    return (
+        f"Search with models.tokenizer={expert.name} if the tasks need its tokens, with "
+        "models.tokenizer=base if not: rows are then matched by token."
+    )

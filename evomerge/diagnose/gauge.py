@@ -23,7 +23,8 @@ import numpy.typing as npt
 import torch
 
 from evomerge.checkpoint import Checkpoint
-from evomerge.experts import ExpertPool, layer_of
+from evomerge.experts import ExpertPool
+from evomerge.roles import layer_of
 
 Array = npt.NDArray[np.float64]
 

@@ -5,4 +5,5 @@
 * :mod:`~evomerge.executors.local`: one worker in this process.
 * :mod:`~evomerge.executors.ray`: one worker actor per GPU or share of the CPU cores.
 * :mod:`~evomerge.executors.division`: how many of them, and what each gets.
+* :mod:`~evomerge.executors.notes`: what workers did and warned of, on its way to the driver.
 """

@@ -27,7 +27,7 @@ class Executor(Protocol):
 
     @property
     def capacity(self) -> int:
-        """How many jobs can make progress at once; may fall when workers are lost for good."""
+        """How many jobs can make progress at once; rises and falls as workers come and go."""
         ...
 
     def warm_up(self) -> None:
@@ -42,7 +42,8 @@ class Executor(Protocol):
         """Blocks for at least one finished trial, or for ``timeout`` seconds.
 
         Never raises for a trial's failure: a failed job comes back as a FAILED trial with its
-        traceback. Returns [] on time-out or when nothing is in flight.
+        traceback. Returns [] on time-out, when nothing is in flight, or when ``capacity`` has
+        risen.
         """
         ...
 

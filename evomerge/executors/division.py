@@ -15,6 +15,7 @@ def divide(
     gpus: float | None,
     *,
     share: int = 1,
+    nodes_may_join: bool = False,
 ) -> tuple[int, int, float]:
     """Fills in the settings that are null, and refuses what could never be scheduled.
 
@@ -26,6 +27,7 @@ def divide(
         gpus: GPUs per worker, a share or a whole number; None for one where there are any and
             ``device`` is not the CPU.
         share: How many studies divide the cluster among themselves.
+        nodes_may_join: Whether a number of ``workers`` that does not fit now is taken as a wish.
 
     Returns:
         Workers, and the CPU cores and GPUs of each.
@@ -41,23 +43,28 @@ def divide(
         raise ConfigError(
             f"executor.gpus_per_worker: expected a share in [0, 1] or a whole number, got {gpus}."
         )
+    wished = workers is not None and nodes_may_join
+    present = max(1, room(nodes, cpus or (0 if gpus else 1), gpus) // share)
     if workers is None:
-        workers = max(1, _room(nodes, cpus or (0 if gpus else 1), gpus) // share)
+        workers = present
     if cpus is None:
-        shares = range(n_cpus // (workers * share), 0, -1)
-        cpus = next((c for c in shares if _room(nodes, c, gpus) >= workers * share), 1)
-    room = _room(nodes, cpus, gpus)
-    if workers > room:
+        n = share * min(workers, present)
+        shares = range(n_cpus // n, 0, -1)
+        cpus = next((c for c in shares if room(nodes, c, gpus) >= n), 1)
+    fit = room(nodes, cpus, gpus)
+    if workers > fit and not wished:
         raise ConfigError(
             f"{workers} worker(s) with {cpus} CPU core(s) and {gpus:g} GPU(s) each do not fit: "
             f"the cluster has {n_cpus} core(s) and {n_gpus} GPU(s) on {len(nodes)} node(s), room "
-            f"for {room}. Lower executor.workers, executor.cpus_per_worker or "
+            f"for {fit}. Lower executor.workers, executor.cpus_per_worker or "
             "executor.gpus_per_worker."
+            + " Where nodes are yet to come, say how many: executor.workers."
+            * nodes_may_join
         )
     return workers, cpus, gpus
 
 
-def _room(nodes: Sequence[Mapping[str, float]], cpus: int, gpus: float) -> int:
+def room(nodes: Sequence[Mapping[str, float]], cpus: int, gpus: float) -> int:
     """How many workers fit; none spans two nodes, and no share spans two GPUs."""
     total = 0
     for node in nodes:

@@ -6,7 +6,9 @@ it: the job goes to another one, until it has lost ``max_attempts`` of them.
 
 A job is given only to a worker that is built. So a worker that cannot be built costs no trial an
 attempt, a slow start is never taken for a hang, and a fast worker is not kept waiting by a slow
-one. Ctrl-C reaches the driver alone: Ray blocks SIGINT in the processes that it starts.
+one. Workers join whenever they are built, those of nodes that join a running cluster included:
+Ray keeps an actor that finds no room until there is some. Ctrl-C reaches the driver alone: Ray
+blocks SIGINT in the processes that it starts.
 """
 
 from __future__ import annotations
@@ -18,37 +20,28 @@ import math
 import os
 import time
 from collections import Counter, deque
+from collections.abc import Mapping
 from typing import Any
 
 from evomerge.errors import ConfigError, EvomergeError, StudyError
 from evomerge.executors.base import Job
-from evomerge.executors.division import divide
+from evomerge.executors.division import divide, room
+from evomerge.executors.lifeline import Lifeline
+from evomerge.executors.notes import Notes, Repeater
 from evomerge.executors.worker import Worker, WorkerSpec
 from evomerge.trial import Trial, TrialState
 
 _log = logging.getLogger(__name__)
 
-
-class _Notes(logging.Handler):
-    """Keeps what a worker warns of; Ray would leave it in a file that nobody opens."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self._lines: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._lines.append(record.getMessage())
-
-    def take(self) -> list[str]:
-        lines, self._lines = self._lines, []
-        return lines
+CENSUS = 5.0
+"""Seconds between two looks at which nodes a cluster has."""
 
 
 class _Actor:
     """A Worker whose construction never raises: Ray would keep the message and lose the type."""
 
     def __init__(self, spec: WorkerSpec) -> None:
-        self._notes = _Notes()
+        self._notes = Notes()
         logging.getLogger().addHandler(self._notes)
         self._error: Exception | None = None
         try:
@@ -56,12 +49,12 @@ class _Actor:
         except Exception as e:  # noqa: BLE001 - raised again by ready()
             self._error = e
 
-    def ready(self) -> tuple[None, list[str]]:
+    def ready(self) -> tuple[None, list[dict[str, Any]]]:
         if self._error is not None:
             raise self._error
         return None, self._notes.take()
 
-    def run(self, job: Job) -> tuple[Trial, list[str]]:
+    def run(self, job: Job) -> tuple[Trial, list[dict[str, Any]]]:
         trial = self._worker.run(job)
         if trial.state is TrialState.FAILED and not self._worker.healthy():
             raise RuntimeError(trial.error)  # the device is lost, and not by this trial's fault
@@ -86,7 +79,9 @@ class RayExecutor:
     Args:
         spec: What every worker is built from.
         address: Address of a running cluster (``"auto"`` finds it); null starts Ray here.
-        workers: How many; null: one per GPU share, or on CPUs one per ``cpus_per_worker``.
+        workers: How many; null: one per GPU share, or on CPUs one per ``cpus_per_worker``, and
+            more as nodes join. On a running cluster a number may be more than fits now: the
+            search starts with the first worker, the others join as nodes come.
         gpus_per_worker: Share of a GPU per worker (0.5 puts two on one); null: 1 where the
             cluster has GPUs and ``device`` is not the CPU, else 0.
         cpus_per_worker: CPU cores per worker, which become its torch threads; null: all cores
@@ -96,6 +91,9 @@ class RayExecutor:
         max_attempts: How many workers a trial may lose before it is FAILED.
         trial_timeout: Seconds after which a trial's worker is killed as hung; null: never.
         start_timeout: Seconds to wait for a worker when there is none.
+        paths: Where other nodes have what lies under a root here: ``{"/shared": "/mnt/shared"}``.
+        stage: Folder on a node's own disk to which it copies the checkpoints, once for all its
+            workers; null: they are mapped where they are.
 
     Raises:
         ConfigError: Settings out of range, or resources that the cluster does not have.
@@ -113,6 +111,8 @@ class RayExecutor:
         max_attempts: int = 3,
         trial_timeout: float | None = None,
         start_timeout: float = 600.0,
+        paths: Mapping[str, str] | None = None,
+        stage: str | None = None,
     ) -> None:
         _at_least_1(workers=workers, cpus_per_worker=cpus_per_worker, share=share)
         _at_least_1(max_attempts=max_attempts)
@@ -128,15 +128,27 @@ class RayExecutor:
         self._queue: deque[Job] = deque()
         self._finished: list[Trial] = []
         self._lost: Counter[tuple[int, str]] = Counter()  # workers, by trial
-        self._said: set[str] = set()
+        self._repeater = Repeater()
+        self._warm = False
+        self._joined = False  # a worker was built since the last collect()
+        self._given_up = 0
         self._ray, self._ours = start_ray(address)
         try:
-            nodes = [n["Resources"] for n in self._ray.nodes() if n["Alive"]]
+            self._lifeline = Lifeline(self._ray)
+            nodes = self._nodes()
             n, cpus, gpus = divide(
-                nodes, spec.device, workers, cpus_per_worker, gpus_per_worker, share=share
-            )
+                nodes, spec.device, workers, cpus_per_worker, gpus_per_worker, share=share,
+                nodes_may_join=address is not None,
+            )  # fmt: skip
+            self._each, self._share = (cpus, gpus), share
+            self._grows = workers is None and address is not None
+            self._counted = time.monotonic()
+            if n > (fit := room(nodes, cpus, gpus)):
+                _log.warning("room for %d of %d workers; others join as nodes come", fit, n)
             device = "cpu" if spec.device == "auto" and not gpus else spec.device
-            spec = dataclasses.replace(spec, threads=cpus, device=device)
+            spec = dataclasses.replace(
+                spec, threads=cpus, device=device, paths=dict(paths or {}), stage=stage
+            )
             self._spec = self._ray.put(spec)
             self._actor = self._ray.remote(
                 num_cpus=cpus, num_gpus=gpus, max_restarts=0, max_task_retries=0
@@ -148,8 +160,11 @@ class RayExecutor:
 
     @property
     def capacity(self) -> int:
-        """Workers, those being built included; fewer once some cannot be."""
-        return len(self._slots)
+        """Workers that are built, at least 1; before :meth:`warm_up`, those that shall be."""
+        return max(1, sum(s.built for s in self._slots)) if self._warm else len(self._slots)
+
+    def _nodes(self) -> list[dict[str, float]]:
+        return [n["Resources"] for n in self._ray.nodes() if n["Alive"]]
 
     def _build(self) -> tuple[Any, Any, float]:
         actor = self._actor.remote(self._spec)
@@ -164,6 +179,7 @@ class RayExecutor:
         """
         while not any(s.built for s in self._slots):
             self._wait(1.0)
+        self._warm, self._joined = True, False
 
     def submit(self, job: Job) -> None:
         """Queues a job and gives it to a free worker."""
@@ -174,20 +190,32 @@ class RayExecutor:
         """Blocks for finished trials; see :class:`~evomerge.executors.base.Executor`.
 
         Raises:
-            StudyError: No worker is left and none can be built.
+            StudyError: No worker is left and none can be built, or Ray itself is lost.
             EvomergeError: What building another worker raised.
         """
         end = math.inf if timeout is None else time.monotonic() + timeout
-        while not self._finished and (self._queue or any(s.job for s in self._slots)):
+        while not (self._finished or self._joined) and (
+            self._queue or any(s.job for s in self._slots)
+        ):
             left = end - time.monotonic()
             self._wait(min(1.0, max(0.0, left)))
             if left <= 0:
                 break
-        finished, self._finished = self._finished, []
+        finished, self._finished, self._joined = self._finished, [], False
         return finished
 
     def _wait(self, seconds: float) -> None:
         """Waits until something happens on a worker, and deals with all that has happened."""
+        self._lifeline.check()
+        try:
+            self._attend(seconds)
+        except EvomergeError:
+            raise
+        except Exception:  # as a broken pipe to the object store, where the raylet was killed
+            self._lifeline.check(now=True)
+            raise
+
+    def _attend(self, seconds: float) -> None:
         refs = {s.ref: s for s in self._slots if s.ref is not None}
         self._ray.wait(list(refs), num_returns=1, timeout=seconds)
         done, _ = self._ray.wait(list(refs), num_returns=len(refs), timeout=0)
@@ -199,6 +227,7 @@ class RayExecutor:
                 self._welcome(slot)
         self._kill_hung()
         self._check_workers()
+        self._grow()
         self._assign()
 
     def _assign(self) -> None:
@@ -208,12 +237,9 @@ class RayExecutor:
                 slot.ref, slot.since = slot.actor.run.remote(slot.job), time.monotonic()
 
     def _get(self, ref: Any) -> Any:
-        """A worker's answer; its warnings are repeated here, each once."""
+        """A worker's answer; what it logged is repeated here."""
         answer, notes = self._ray.get(ref)
-        for line in notes:
-            if line not in self._said:
-                self._said.add(line)
-                _log.warning("%s", line)
+        self._repeater.repeat(notes)
         return answer
 
     def _welcome(self, slot: _Slot) -> None:
@@ -221,6 +247,7 @@ class RayExecutor:
         try:
             self._get(slot.ref)
         except self._ray.exceptions.RayError as e:
+            self._lifeline.check(now=True)
             cause = getattr(e, "cause", None)
             if isinstance(cause, EvomergeError):  # no other worker will fare better
                 raise cause from e
@@ -229,6 +256,7 @@ class RayExecutor:
                 self._replace(slot)
                 return
             self._slots.remove(slot)
+            self._given_up += 1
             self._ray.kill(slot.actor)
             if not self._slots:
                 raise StudyError(f"no worker could be started: {_reason(e)}") from e
@@ -237,6 +265,7 @@ class RayExecutor:
             )
         else:
             slot.built, slot.ref, slot.deaths = True, None, 0
+            self._joined = True
 
     def _take(self, slot: _Slot) -> None:
         """A job is finished, or its worker is dead."""
@@ -246,6 +275,7 @@ class RayExecutor:
             self._finished.append(self._get(slot.ref))
             slot.job = slot.ref = None
         except self._ray.exceptions.RayError as e:
+            self._lifeline.check(now=True)  # to go on without Ray itself would end this process
             self._replace(slot)
             self._retry(job, f"its worker died: {_reason(e)}")
 
@@ -274,15 +304,27 @@ class RayExecutor:
                 self._replace(slot)
                 self._retry(job, f"no answer after {spent:.0f} s (executor.trial_timeout)")
 
+    def _grow(self) -> None:
+        """Nodes that joined get workers, where how many there are is left to the cluster."""
+        if not self._grows or time.monotonic() - self._counted < CENSUS:
+            return
+        self._counted = time.monotonic()
+        if not self._lifeline.check(now=True):
+            return
+        fit = room(self._nodes(), *self._each) // self._share
+        more = fit - len(self._slots) - self._given_up
+        self._slots += [_Slot(*self._build()) for _ in range(more)]
+
     def _check_workers(self) -> None:
         """Waiting for workers that never come must end."""
         if any(s.built for s in self._slots):
             return
+        self._lifeline.check_remembered()
         if time.monotonic() - max(s.since for s in self._slots) > self._start_timeout:
             raise StudyError(
-                f"no worker was ready after {self._start_timeout:g} s; the cluster may be busy "
-                "(see `ray status`), or loading the model takes longer: raise "
-                "executor.start_timeout."
+                f"no worker was ready after {self._start_timeout:g} s; the cluster may be busy or "
+                "have no node for one (see `ray status`), or nodes or loading the model take "
+                "longer: raise executor.start_timeout."
             )
 
     def close(self) -> None:
@@ -293,7 +335,8 @@ class RayExecutor:
         self._slots.clear()
         self._queue.clear()
         if self._ours:
-            self._ray.shutdown()
+            with contextlib.suppress(Exception):  # it prints: a full disk may be why we are here
+                self._ray.shutdown()
             self._ours = False
 
 
@@ -323,7 +366,9 @@ def start_ray(address: str | None, *, log_to_driver: bool = False) -> tuple[Any,
     except ConnectionError as e:
         raise ConfigError(
             f"executor.address={address}: no Ray cluster answers there ({e}). Start one with "
-            "`ray start --head`, or leave the address out."
+            "`ray start --head`, or leave the address out. A cluster that asks for a token "
+            "(Ray's default where there is one) lets a driver in that was started with "
+            "RAY_AUTH_MODE=token."
         ) from e
     return ray, True
 
@@ -343,4 +388,9 @@ def _positive(**settings: float | None) -> None:
 def _reason(error: BaseException) -> str:
     """What happened, without the decoration of a Ray error."""
     cause = getattr(error, "cause", None)
-    return str(error).strip() if cause is None else f"{type(cause).__name__}: {cause}"
+    if cause is not None:
+        return f"{type(cause).__name__}: {cause}"
+    words = str(error).strip()
+    if type(error).__name__ == "OutOfMemoryError":  # the rest lists the machine's processes
+        words = words.splitlines()[0] + ". Lower executor.workers, or use larger machines."
+    return words

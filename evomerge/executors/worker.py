@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from evomerge.evaluators.base import Evaluator
 from evomerge.executors.base import Job
+from evomerge.executors.notes import note_job
 from evomerge.experts import ExpertPool
 from evomerge.recipe import Recipe
 from evomerge.trial import Scores, Trial, TrialState
@@ -30,6 +31,8 @@ class WorkerSpec:
         threads: torch threads; None leaves torch's own choice.
         trust_remote_code: Passed to transformers.
         score_cache: Whether scores are looked up in the cache folder, and kept there.
+        paths: Root of checkpoints on the driver to their root on other nodes.
+        stage: Folder on a node's own disk to which it copies the checkpoints; None: not copied.
     """
 
     pool: ExpertPool
@@ -39,6 +42,8 @@ class WorkerSpec:
     threads: int | None = None
     trust_remote_code: bool = False
     score_cache: bool = True
+    paths: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    stage: str | None = None
 
 
 class Worker:
@@ -53,11 +58,14 @@ class Worker:
         from transformers.utils import logging
 
         from evomerge.materialize import LiveModel, Merger
+        from evomerge.staging import pool_here
 
         disable_progress_bar: Callable[[], None] = logging.disable_progress_bar
         disable_progress_bar()  # a bar for every load would tear the live view
         if spec.threads is not None:
             torch.set_num_threads(max(1, spec.threads))
+        pool = pool_here(spec.pool, paths=spec.paths, stage=spec.stage)
+        spec = dataclasses.replace(spec, pool=pool)
         device = spec.device
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -75,6 +83,11 @@ class Worker:
 
         A recipe that was scored before, in this run or another, is neither merged nor scored.
         """
+        done = self._outcome(job)
+        note_job(done)
+        return done
+
+    def _outcome(self, job: Job) -> Trial:
         trial = job.trial
         try:
             found = self._known.find(trial.recipe, trial.split) if self._known else None
@@ -102,7 +115,7 @@ class Worker:
 
     def _score_cache(self) -> ScoreCache | None:
         """Where scores of the same recipes lie; None where the evaluator does not say enough."""
-        from evomerge.checkpoint import cache_folder
+        from evomerge.cache import cache_folder
         from evomerge.score_cache import ScoreCache, side_files_hash
 
         depends_on = getattr(self._evaluator, "scores_depend_on", None)
@@ -126,7 +139,7 @@ class Worker:
         return dataclasses.replace(scores, seconds=seconds)
 
     def _merge(self, recipe: Recipe) -> None:
-        from evomerge.checkpoint import cache_folder
+        from evomerge.cache import cache_folder
         from evomerge.materialize import Merger, check_recipe
 
         key = (recipe.method, repr(sorted(recipe.fixed.items())))

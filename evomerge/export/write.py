@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from evomerge import __version__
+from evomerge.cache import cache_folder
 from evomerge.card import ModelCard, render_card
-from evomerge.checkpoint import Checkpoint, cache_folder
+from evomerge.checkpoint import Checkpoint
 from evomerge.errors import CheckpointError, ConfigError, ExportError
 from evomerge.experts import ExpertPool
 from evomerge.export.destination import check_room, claimed, free, gigabytes, publish, sync
@@ -43,7 +44,9 @@ def pool_of(recipe: Recipe) -> ExpertPool:
             recipe does not fit the models.
     """
     pool = ExpertPool.open(
-        recipe.base.path if recipe.base else None, {m.name: m.path for m in recipe.models}
+        recipe.base.path if recipe.base else None,
+        {m.name: m.path for m in recipe.models},
+        tokenizer=recipe.tokenizer or None,
     )
     check_recipe(recipe, pool)
     return pool
@@ -169,7 +172,7 @@ def located(recipe: Recipe, pool: ExpertPool) -> Recipe:
     def place(ref: ModelRef, found: Checkpoint) -> ModelRef:
         local = Path(found.source).expanduser().is_dir()
         path = str(found.folder) if local else found.source
-        return ModelRef(ref.name, path, found.content or ref.content)
+        return ModelRef(ref.name, path, found.ref.content or ref.content)
 
     return dataclasses.replace(
         recipe,

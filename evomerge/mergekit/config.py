@@ -58,11 +58,23 @@ def name_models(sources: Iterable[str]) -> dict[str, str]:
     return named
 
 
-def check_tokenizer(data: Mapping[str, Any], base: str | None, notes: list[str]) -> None:
-    """Refuses what would build another vocabulary; ours is always the base model's.
+def tokenizer_of(
+    data: Mapping[str, Any],
+    base: str | None,
+    named: Mapping[str, str],
+    notes: list[str],
+) -> str | None:
+    """Name of the model whose tokenizer the merge has; None where the file leaves it open.
+
+    Args:
+        data: The configuration.
+        base: Its ``base_model``.
+        named: Name to source of the models that are merged, ``"base"`` among them.
+        notes: Told what is left out.
 
     Raises:
-        ConfigError: ``tokenizer_source: union``, a model's that is not the base, added tokens ...
+        ConfigError: ``tokenizer_source: union``, added tokens: what would make a new vocabulary;
+            or a model that is not merged.
     """
     source = data.get("tokenizer_source")
     settings = as_mapping(data.get("tokenizer"), "tokenizer")
@@ -72,15 +84,24 @@ def check_tokenizer(data: Mapping[str, Any], base: str | None, notes: list[str])
         elif value:
             raise ConfigError(
                 f"mergekit configuration: tokenizer.{key} changes the vocabulary, which evomerge "
-                "does not; all models must share one vocabulary."
+                "does not; name the model whose tokenizer the merge is to have."
             )
-    if source not in [None, "base"] and (source == "union" or model_source(source) != base):
-        raise ConfigError(
-            f"mergekit configuration: tokenizer_source {source!r} is not supported; all models "
-            "must share one vocabulary, and the merge takes the base model's tokenizer."
-        )
     if data.get("chat_template"):
-        notes.append("chat_template is not applied; the merge keeps the base model's.")
+        notes.append("chat_template is not applied; the merge keeps that of its tokenizer.")
+    if source is None:
+        return None
+    wanted = source if source == "union" else model_source(source)
+    if wanted == "base":
+        wanted = base
+    names = {path: name for name, path in named.items()}
+    if wanted in names:
+        return names[wanted]
+    if wanted == base:  # it gives its configuration to an average, and none of its weights
+        return None
+    raise ConfigError(
+        f"mergekit configuration: tokenizer_source {source!r}: expected 'base' or "
+        "one of the merged models (of several with added tokens, the one with the most)."
+    )
 
 
 def load_config(text: str) -> dict[str, Any]:

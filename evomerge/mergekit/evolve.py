@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from evomerge.errors import ConfigError, unknown_name
-from evomerge.mergekit.config import check_tokenizer, model_source, name_models
+from evomerge.mergekit.config import model_source, name_models, tokenizer_of
 from evomerge.mergekit.table import METHODS
 from evomerge.methods import method
 
@@ -95,11 +95,16 @@ def import_evolve(
             "merge method", name, searched, "mergekit-evolve or evomerge cannot search it."
         )
     base, experts = _models(genome, name, notes)
+    named = name_models(experts)
+    origin = model_source(genome["base_model"]) if genome.get("base_model") else None
+    everyone = {**({"base": base} if base else {}), **named}
+    tokenizer = tokenizer_of(genome, origin, everyone, notes)
     return {
         "models": {
             "name": Path((base or experts[0]).split("@")[0]).name,
             "base": base,
-            "experts": name_models(experts),
+            "experts": named,
+            **({"tokenizer": tokenizer} if tokenizer else {}),
         },
         "objectives": _objectives(data.get("tasks"), notes),
         "evaluator": _evaluator(data, notes),
@@ -119,7 +124,6 @@ def _models(
     if len(models) != len(given):
         raise ConfigError("genome.models lists a model twice.")
     base = model_source(genome["base_model"]) if genome.get("base_model") else None
-    check_tokenizer(genome, base, notes)
     if name == "slerp":
         if base not in {None, *models}:
             models.append(str(base))

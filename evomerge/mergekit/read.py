@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,11 +17,11 @@ from evomerge.errors import ConfigError, unknown_name
 from evomerge.experts import ExpertPool, MergeTensor
 from evomerge.mergekit.config import (
     as_mapping,
-    check_tokenizer,
     load_config,
     model_source,
     name_models,
     read_slices,
+    tokenizer_of,
 )
 from evomerge.mergekit.plan import Plan, Source
 from evomerge.mergekit.runs import runs_of_layers
@@ -50,16 +50,12 @@ class Imported:
     notes: tuple[str, ...]
 
 
-def from_mergekit(
-    text: str,
-    open_pool: Callable[[str | None, Mapping[str, str]], ExpertPool] = ExpertPool.open,
-) -> Imported:
+def from_mergekit(text: str) -> Imported:
     """Reads a single-stage mergekit configuration.
 
     Args:
         text: YAML: ``models:``, or ``slices:`` that take every layer once and in order; one of
             the methods of :data:`~evomerge.mergekit.table.METHODS`.
-        open_pool: Opens the models, called with the base (or None) and expert name to source.
 
     Returns:
         The recipe, the dtype to export in, and notes.
@@ -76,13 +72,15 @@ def from_mergekit(
         raise unknown_name("merge method of a mergekit configuration", name, METHODS)
     row = METHODS[name]
     base = model_source(data["base_model"]) if data.get("base_model") else None
-    check_tokenizer(data, base, notes)
     plan, open_end = _plan(name, base, data)
     _note_ignored(plan, row, notes)
     pool_base, experts = _roles(plan, row, notes)
     settings = _as_mergekit(name, row, task_vectors=pool_base is not None)
     check_settings(name, settings, has_base=pool_base is not None, n_experts=len(experts))
-    pool = open_pool(pool_base, name_models(experts))
+    named = name_models(experts)
+    everyone = {**({"base": pool_base} if pool_base else {}), **named}
+    tokenizer = tokenizer_of(data, base, everyone, notes)
+    pool = ExpertPool.open(pool_base, named, tokenizer=tokenizer)
     plan = _cover(plan, pool.n_layers, open_end=open_end)
     given = {t.name: plan.values(t, experts, row) for t in pool.tensors}
     values, fixed = _ours(name, row, given, len(experts))
@@ -99,6 +97,7 @@ def from_mergekit(
             for k, v in {**settings, **fixed}.items()
             if v != usual[k] or k in row.parameters or k == "task_vectors"
         },
+        tokenizer=pool.spelling,
     )
     if row.differs:
         notes.append(row.differs)

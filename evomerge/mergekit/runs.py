@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 from evomerge.errors import ConfigError
-from evomerge.experts import layer_of
+from evomerge.roles import layer_of
 
 V = TypeVar("V")
 

@@ -15,13 +15,14 @@ import yaml
 
 from evomerge.adapter import is_adapter
 from evomerge.errors import ConfigError
-from evomerge.experts import MergeTensor, layer_of, role_of
+from evomerge.experts import MergeTensor
 from evomerge.mergekit.config import model_source, read_slices
 from evomerge.mergekit.plan import Plan
 from evomerge.mergekit.runs import runs_of_layers
 from evomerge.mergekit.table import METHODS, Row
 from evomerge.methods import method
 from evomerge.recipe import Recipe, Scalar
+from evomerge.roles import layer_of, role_of
 
 Values = dict[str, tuple[float, ...]]
 """Parameter name to its K values (or 1), of one tensor."""
@@ -62,6 +63,10 @@ def to_mergekit(recipe: Recipe, dtype: str | None = None) -> str:
         data["base_model"] = _reference(experts[0])
     elif origin:
         data["base_model"] = _reference(origin)
+    if recipe.tokenizer:
+        everyone = [*recipe.models, *([recipe.base] if recipe.base else [])]
+        path = next(m.path for m in everyone if m.name == recipe.tokenizer)
+        data["tokenizer_source"] = _reference(path)
     settings = {p: _spelled(row, p, fixed[p]) for p in row.parameters if p in fixed}
     if settings:
         data["parameters"] = settings

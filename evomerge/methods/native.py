@@ -27,8 +27,9 @@ from typing import Any
 
 import torch
 
-SOURCE = Path(__file__).with_name("native.c")
+from evomerge.cache import appearing, cache_folder
 
+SOURCE = Path(__file__).with_name("native.c")
 _FLAGS = ("-O3", "-ffp-contract=off", "-std=gnu11", "-shared", "-fPIC")
 _NATIVE = (("-march=native",), ("-mcpu=native",), ())  # the first that the compiler knows
 _SWITCHES = ("LINEAR", "RANDOM", "RANKED", "BY_ENTRY", "BOUNDED", "NORMALIZE", "ELECTION")
@@ -132,22 +133,9 @@ def _library(source: str) -> ctypes.CDLL:
         subprocess.run(compile_, input=source.encode(), capture_output=True, check=True)
         binary = made.read_bytes()
         made.write_bytes(binary + hashlib.sha256(binary).digest())
-        with contextlib.suppress(OSError):  # of a full disk or a folder that is not ours
-            _publish(made, path)
+        with contextlib.suppress(OSError), appearing(path) as part:  # a full disk, not our folder
+            shutil.copyfile(made, part)
         return ctypes.CDLL(str(made))
-
-
-def _publish(made: Path, path: Path) -> None:
-    """Puts a file in its place at once: others see it whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent)
-    os.close(handle)
-    try:
-        shutil.copyfile(made, name)
-        Path(name).replace(path)
-    except OSError:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def _is_whole(path: Path) -> bool:
@@ -176,10 +164,3 @@ def _compiler() -> tuple[tuple[str, ...], str]:
         if asked.returncode == 0:
             return command, asked.stdout.decode()
     raise OSError(f"{' '.join(command)} cannot preprocess an empty file")
-
-
-def cache_folder() -> Path:
-    """As :func:`evomerge.checkpoint.cache_folder`, which lies on a higher floor."""
-    if folder := os.environ.get("EVOMERGE_CACHE"):
-        return Path(folder).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "evomerge"

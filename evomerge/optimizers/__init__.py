@@ -6,6 +6,7 @@
 ``design``             Sobol points
 ``random_search``      :class:`~evomerge.optimizers.random_search.Random`: uniform, the yardstick
 ``cma_es``             :class:`~evomerge.optimizers.cma_es.CmaEs`: one scalarised score, on pycma
+``cma_run``            one run of it between two restarts, fed with points that come late
 ``de``                 :class:`~evomerge.optimizers.de.De`: differential evolution, a yardstick
 ``sobol``              :class:`~evomerge.optimizers.sobol.Sobol`: an even cover of the space
 ``grid``               :class:`~evomerge.optimizers.grid.Grid`: at most three dimensions

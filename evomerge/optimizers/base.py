@@ -218,9 +218,24 @@ def counts(trial: Trial) -> bool:
     return trial.split == "search" and trial.kind != "final"
 
 
-def awaits_reference(pending: Sequence[Trial]) -> bool:
-    """Whether a reference point (a warm start) is still being scored."""
-    return any(t.kind == "reference" and counts(t) for t in pending)
+def n_asked(pending: Sequence[Trial]) -> int:
+    """How many of the pending trials the optimizer proposed."""
+    return sum(t.kind == "search" and counts(t) for t in pending)
+
+
+def n_useful(n: int, n_design: int, pending: Sequence[Trial]) -> int:
+    """How many points a driver with a design proposes at once.
+
+    While a reference point (a warm start) is still being scored, workers get what is left of the
+    design, which looks at no score; what comes after it waits for all reference points.
+
+    Args:
+        n: How many are wanted.
+        n_design: What is left of the design, told and pending trials deducted; may be negative.
+        pending: Trials asked for and not yet told.
+    """
+    waits = any(t.kind == "reference" and counts(t) for t in pending)
+    return max(0, min(n, n_design)) if waits else n
 
 
 def best_and_newest(trials: Sequence[Trial], order: Sequence[int], n: int) -> list[Trial]:

@@ -30,11 +30,12 @@ from evomerge.errors import ConfigError
 from evomerge.optimizers.base import (
     Problem,
     Yardstick,
-    awaits_reference,
     best_and_newest,
     check_integer,
     check_number,
     counts,
+    n_asked,
+    n_useful,
     rng_for,
 )
 from evomerge.optimizers.design import SobolSequence
@@ -49,7 +50,7 @@ _MIN_DATA = 2
 class Bayesian:
     """Gaussian-process optimisation for one goal or several, with constraints.
 
-    While a reference point is pending, :meth:`ask` returns nothing.
+    While a reference point is pending, :meth:`ask` returns points of the design only.
 
     Args:
         problem: What is optimised. One goal is its scalarisation; several objectives are a front.
@@ -97,14 +98,12 @@ class Bayesian:
         self._data: list[Trial] = []
 
     def ask(self, n: int, first: int, pending: Sequence[Trial] = ()) -> list[Vector]:
-        """Proposes ``n`` points of shape (d,), or none while a reference point is pending."""
-        if awaits_reference(pending):
-            return []
+        """Proposes ``n`` points of shape (d,), of the design only while a reference is pending."""
         flying = [t for t in pending if counts(t)]
-        index = self._n_searched + len(flying)
+        index = self._n_searched + n_asked(pending)
         waiting = [np.array(t.x, dtype=np.float64) for t in flying if t.x is not None]
         points: list[Vector] = []
-        for i in range(n):
+        for i in range(n_useful(n, self._n_startup - index, pending)):
             points.append(self._propose(index + i, first + i, [*waiting, *points]))
         return [x.copy() for x in points]
 

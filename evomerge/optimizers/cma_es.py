@@ -2,14 +2,13 @@
 
 Hansen (2016), "The CMA evolution strategy: a tutorial", arXiv:1604.00772. Restarts: Auger & Hansen
 (2005), IPOP-CMA-ES; Hansen (2009), BIPOP-CMA-ES. Variances only in many dimensions: Ros & Hansen
-(2008), sep-CMA-ES. Late points: Hansen (2011), "Injecting external solutions into CMA-ES",
-arXiv:1110.4181.
+(2008), sep-CMA-ES.
 
 * Trial number k is ``mean + sigma * B D z``, with z drawn from (seed, k): ask never waits, and
   what is pending does not matter.
 * Every ``popsize`` told trials, in told order, make one update of (mean, sigma, C). A point asked
-  under an earlier distribution enters the generation that is open when it is told, at most as
-  long as pycma lets an injected point be (Mahalanobis length sqrt(d) + 2 d / (d + 2)).
+  under an earlier distribution enters the generation that is open when it is told, moved half of
+  the way that the mean has gone since: :mod:`evomerge.optimizers.cma_run`.
 * FAILED trials say nothing about how good a point is, so they are no part of a generation: no
   median stands in for them. PRUNED ones are, below every COMPLETE one, by their estimate.
 * Noise: every candidate answers the same documents, so its score is repeatable and asking again
@@ -35,9 +34,7 @@ arXiv:1110.4181.
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -46,28 +43,28 @@ from evomerge.errors import ConfigError, unknown_name
 from evomerge.optimizers.base import (
     Problem,
     Yardstick,
-    awaits_reference,
     check_integer,
     check_number,
     counts,
+    n_asked,
     rng_for,
 )
+from evomerge.optimizers.cma_run import Run
 from evomerge.recipe import Vector
 from evomerge.trial import Trial, TrialState
 
 RESTARTS = ("ipop", "bipop", "none")
 _RESTART = 1
 """Second key of a restart's generator; a trial's generator has only one."""
-_FLAT_GENERATIONS = 5
-"""Generations with tied scores before a restart; pycma's 1 is meant for continuous functions, and
-accuracies on few documents tie often."""
 
 
 class CmaEs:
     """CMA-ES on the scalarised normalised scores.
 
-    The mean starts at the best told reference point that lies in the space, else at ``start``.
-    While a reference point is pending, :meth:`ask` returns nothing.
+    The mean starts at the best told reference point that lies in the space, else at ``start``. Ask
+    does not wait for reference points: beside them it proposes points around where it is. One
+    that is told later and is better than all of these begins the search anew; what was told until
+    then is no part of its generations, whose mean it would pull back (figures: docs/drivers.md).
 
     Args:
         problem: What is optimised.
@@ -118,23 +115,28 @@ class CmaEs:
         self._diagonal = problem.dim > diagonal_above
         self._yardstick = Yardstick(problem)
         self._warm: list[Trial] = []
+        self._origin: Trial | None = None  # the one of them where the first run starts
+        self._best: Trial | None = None  # of the search trials
+        self._moved = False  # whether the first run began anew after search trials
+        self._n_searched = 0
+        self._begin(problem.start)
+
+    def _begin(self, start: Vector) -> None:
+        """The first run."""
         self._generation: list[Trial] = []
         self._restarts = 0
-        self._n_searched = 0
         self._spent = {True: 0, False: 0}  # trials of runs with large and with small populations
         self._n_large, self._is_large = 0, True
-        self._run = self._new_run(problem.start, self._sigma0, self._popsize)
+        self._run = self._new_run(start, self._sigma0, self._popsize)
 
     def ask(self, n: int, first: int, pending: Sequence[Trial] = ()) -> list[Vector]:
-        """Proposes ``n`` points of shape (d,), or none while a reference point is pending."""
-        if awaits_reference(pending):
-            return []
+        """Proposes ``n`` points of shape (d,); never fewer, whatever is pending."""
         flying = [t for t in pending if counts(t)]
-        position = self._n_searched + len(flying)
+        position = self._n_searched + n_asked(pending)
         taken = [t.x for t in (*self._generation, *flying) if t.x is not None]
         points: list[Vector] = []
         for i in range(n):
-            x = self._run.point(rng_for(self._seed, first + i).standard_normal(self._dim))
+            x = self._run.point(self._draw(first + i))
             if (
                 self._evaluate_mean
                 and self._run.updates
@@ -146,29 +148,35 @@ class CmaEs:
         return points
 
     def tell(self, trials: Sequence[Trial]) -> None:
-        """Takes finished trials in told order; each full generation moves the distribution."""
+        """Takes finished trials in told order."""
         for trial in trials:
             if not counts(trial):
                 continue
             if trial.kind == "reference":
-                self._yardstick.tell(trial)
-                self._warm_start(trial)
+                self._refer(trial)
                 continue
             self._n_searched += 1
             if self._enters(trial):
                 self._generation.append(trial)
                 if len(self._generation) >= self._run.popsize:
                     self._close_generation()
+            if self._yardstick.is_scored(trial):
+                rivals = [t for t in (self._best, trial) if t is not None]
+                self._best = min(rivals, key=self._yardstick.key)
 
-    def _warm_start(self, trial: Trial) -> None:
-        """Before the first update, the mean moves to the best reference point in the space."""
-        if trial.x is None or not self._yardstick.is_scored(trial):
+    def _refer(self, trial: Trial) -> None:
+        """Begins anew at a reference point that is better than all that was told before it."""
+        if not self._yardstick.is_scored(trial):
+            return
+        self._yardstick.tell(trial)
+        if trial.x is None:
             return
         self._warm.append(trial)
-        if self._restarts == 0 and self._run.updates == 0:
-            best = min(self._warm, key=self._yardstick.key)
-            start = np.array(best.x, dtype=np.float64)
-            self._run = self._new_run(start, self._sigma0, self._popsize)
+        key = self._yardstick.key
+        best = min(self._warm, key=key)
+        if best is not self._origin and (self._best is None or key(best) < key(self._best)):
+            self._origin, self._moved = best, self._best is not None
+            self._begin(np.array(best.x, dtype=np.float64))
 
     def _enters(self, trial: Trial) -> bool:
         """Whether a told search trial is part of a generation."""
@@ -177,17 +185,23 @@ class CmaEs:
         if trial.state is TrialState.COMPLETE and not self._yardstick.is_scored(trial):
             return False
         # After a restart, what was still in flight belongs to the run before: its points lie far
-        # off, and the best of them would pull the new mean straight back.
-        fresh_restart = self._restarts > 0 and self._run.updates == 0
-        return not (fresh_restart and self._run.is_far(trial.x))
+        # off, and the best of them would pull the new mean straight back. So would points that
+        # were asked before a reference point had moved the first mean.
+        fresh = self._run.updates == 0 and (self._restarts > 0 or self._moved)
+        return not (fresh and self._run.is_far(trial.x))
+
+    def _draw(self, number: int) -> Vector:
+        """(d,) the standard normals that a trial is made of."""
+        return rng_for(self._seed, number).standard_normal(self._dim)
 
     def _close_generation(self) -> None:
         """One update from the open generation, and a restart where the run has ended."""
         X = np.array([t.x for t in self._generation], dtype=np.float64)
+        draws = np.array([self._draw(t.number) for t in self._generation])
         losses = _losses(self._generation, self._yardstick)
         self._generation = []
         self._spent[self._is_large] += len(X)
-        if not self._run.update(X, losses):
+        if not self._run.update(X, draws, losses):
             self._restart()
 
     def _restart(self) -> None:
@@ -208,100 +222,8 @@ class CmaEs:
             sigma *= float(10.0 ** (-2 * rng.random()))
         self._run = self._new_run(mean, sigma, popsize)
 
-    def _new_run(self, mean: Vector, sigma: float, popsize: int) -> _Run:
-        return _Run(mean, sigma, popsize, diagonal=self._diagonal, tolx=self._tolx)
-
-
-class _Run:
-    """One run of pycma between two restarts, with the drawing taken out of its hands.
-
-    pycma insists on an ask before each tell; that ask draws zeros and is thrown away. Its archive
-    of sent points is cleared, so that a live run and a replay read the same x the same way.
-    """
-
-    def __init__(
-        self, mean: Vector, sigma: float, popsize: int, *, diagonal: bool, tolx: float
-    ) -> None:
-        self.popsize = popsize
-        self.updates = 0
-        options: dict[str, Any] = {
-            "CMA_active_injected": 1,
-            "CMA_diagonal": diagonal,
-            "CMA_mirrors": 0,  # mirrored points need a say in what is asked
-            "bounds": [0.0, 1.0],
-            "conditioncov_alleviate": False,  # it would change coordinates; a restart does not
-            "popsize": popsize,
-            "randn": lambda *shape: np.zeros(shape),
-            "seed": np.nan,  # "leave np.random alone"; 0 and None mean the clock
-            "signals_filename": None,
-            "timeout": np.inf,
-            "tolconditioncov": 1e12,
-            "tolflatfitness": _FLAT_GENERATIONS,
-            "tolx": tolx,
-            "verb_disp": 0,
-            "verb_log": 0,
-            "verbose": -9,
-        }
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            import cma
-            from cma.boundary_handler import BoundTransform
-            from cma.sigma_adaptation import CMAAdaptSigmaCSA
-
-            # By class, since pycma's own choice, two-point adaptation, needs mirrored points.
-            options |= {"AdaptSigma": CMAAdaptSigmaCSA, "BoundaryHandler": BoundTransform}
-            self._es: Any = cma.CMAEvolutionStrategy(mean.copy(), sigma, options)
-            self._arm()
-
-    @property
-    def mean(self) -> Vector:
-        """(d,) the mean of the distribution, in [0, 1]^d."""
-        return self.point(np.zeros(len(self._mean)))
-
-    def point(self, z: Vector) -> Vector:
-        """The point of [0, 1]^d that a standard normal (d,) ``z`` stands for."""
-        step = z if self._axes is None else self._axes @ z
-        y = self._mean + self._stds * step
-        return np.array(np.clip(self._es.boundary_handler.repair(y), 0.0, 1.0))
-
-    def is_far(self, x: Vector) -> bool:
-        """Whether ``x`` is further from the mean than pycma lets an injected point be."""
-        d = len(x)
-        step = self._es.boundary_handler.inverse(np.array(x, dtype=np.float64)) - self._mean
-        length = float(self._es.mahalanobis_norm(step))
-        return length > float(d**0.5 + 2 * d / (d + 2))
-
-    def update(self, X: npt.NDArray[np.float64], losses: npt.NDArray[np.float64]) -> bool:
-        """Moves the distribution.
-
-        Args:
-            X: (popsize, d) told points.
-            losses: (popsize,) lower is better, finite.
-
-        Returns:
-            False when the run has ended: converged, stagnated, or numerically broken.
-        """
-        self.updates += 1
-        with warnings.catch_warnings(), np.errstate(all="ignore"):
-            warnings.simplefilter("ignore")
-            try:
-                self._es.tell([x.copy() for x in X], losses.tolist())
-                ended = bool(self._es.stop())
-                self._arm()
-            except (ArithmeticError, AssertionError, RuntimeError, np.linalg.LinAlgError):
-                return False  # pycma's own checks of its matrices
-        numbers = np.concatenate([self._mean, self._stds])
-        return not ended and bool(np.isfinite(numbers).all())
-
-    def _arm(self) -> None:
-        """Makes pycma ready for a tell, and reads off what :meth:`point` needs."""
-        es = self._es
-        es.ask(1)
-        es.sent_solutions.clear()
-        self._mean: Vector = np.array(es.mean, dtype=np.float64)
-        self._stds: Vector = es.sigma * es.sigma_vec.scaling * np.ones(len(self._mean))
-        full = not es.opts["CMA_diagonal"]
-        self._axes = np.array(es.sm.B * es.sm.D, dtype=np.float64) if full else None
+    def _new_run(self, mean: Vector, sigma: float, popsize: int) -> Run:
+        return Run(mean, sigma, popsize, diagonal=self._diagonal, tolx=self._tolx)
 
 
 def _losses(trials: Sequence[Trial], yardstick: Yardstick) -> npt.NDArray[np.float64]:

@@ -27,10 +27,11 @@ from evomerge.errors import ConfigError, unknown_name
 from evomerge.optimizers.base import (
     Problem,
     Yardstick,
-    awaits_reference,
     check_integer,
     check_number,
     counts,
+    n_asked,
+    n_useful,
     rng_for,
 )
 from evomerge.optimizers.design import SobolSequence
@@ -45,7 +46,7 @@ _MIN_MEMBERS = 4
 class De:
     """Differential evolution on the scalarised normalised scores.
 
-    While a reference point is pending, :meth:`ask` returns nothing.
+    While a reference point is pending, :meth:`ask` returns points of the design only.
 
     Args:
         problem: What is optimised; its start is the first point of the design.
@@ -90,11 +91,11 @@ class De:
         self._sobol = SobolSequence(problem.dim, problem.seed, self._pop_size)
 
     def ask(self, n: int, first: int, pending: Sequence[Trial] = ()) -> list[Vector]:
-        """Proposes ``n`` points of shape (d,), or none while a reference point is pending."""
-        if awaits_reference(pending):
-            return []
-        index = self._n_searched + sum(counts(t) for t in pending)
-        return [self._propose(index + i, first + i) for i in range(n)]
+        """Proposes ``n`` points of shape (d,), of the design only while a reference is pending."""
+        index = self._n_searched + n_asked(pending)
+        warm = sum(t.kind == "reference" and counts(t) and t.x is not None for t in pending)
+        n_design = self._pop_size - self._n_references - warm - index
+        return [self._propose(index + i, first + i) for i in range(n_useful(n, n_design, pending))]
 
     def tell(self, trials: Sequence[Trial]) -> None:
         """Takes finished trials in told order; each with scores fights for its slot."""

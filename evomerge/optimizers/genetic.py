@@ -19,6 +19,8 @@ from evomerge.optimizers.base import (
     check_integer,
     check_number,
     counts,
+    n_asked,
+    n_useful,
     rng_for,
 )
 from evomerge.optimizers.design import SobolSequence
@@ -99,22 +101,22 @@ class Breeder:
     def ask(
         self, n: int, first: int, pending: Sequence[Trial], X: Matrix, better: Better
     ) -> list[Vector]:
-        """Proposes ``n`` points of shape (d,).
+        """Proposes ``n`` points of shape (d,), of the design only while a reference is pending.
 
         Args:
-            n: How many.
+            n: How many, at most.
             first: Number of the first of them.
             pending: Trials asked for and not yet told.
             X: (p, d) the population.
             better: Decides a tournament between two rows of X.
         """
         open_trials = [t for t in pending if counts(t)]
-        index = self._n_searched + len(open_trials)
+        index = self._n_searched + n_asked(pending)
         taken = np.array([t.x for t in open_trials if t.x is not None], dtype=np.float64).reshape(
             -1, self._dim
         )
         points: list[Vector] = []
-        for i in range(n):
+        for i in range(n_useful(n, self._pop_size - index, pending)):
             x = self._propose(index + i, rng_for(self._seed, first + i), taken, X, better)
             taken = np.vstack([taken, x])
             points.append(x)

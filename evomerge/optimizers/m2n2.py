@@ -37,10 +37,11 @@ from evomerge.errors import ConfigError
 from evomerge.optimizers.base import (
     Problem,
     Yardstick,
-    awaits_reference,
     check_integer,
     check_number,
     counts,
+    n_asked,
+    n_useful,
     rng_for,
 )
 from evomerge.optimizers.design import SobolSequence
@@ -74,7 +75,7 @@ class Member:
 class M2n2:
     """M2N2 on the documents of all optimised objectives.
 
-    While a reference point is pending, :meth:`ask` returns nothing.
+    While a reference point is pending, :meth:`ask` returns points of the design only.
 
     Args:
         problem: What is optimised, with per-document scores; its scalarisation plays no part.
@@ -150,14 +151,12 @@ class M2n2:
         return tuple(self._archive.members)
 
     def ask(self, n: int, first: int, pending: Sequence[Trial] = ()) -> list[Vector]:
-        """Proposes ``n`` points of shape (d,), or none while a reference point is pending."""
-        if awaits_reference(pending):
-            return []
+        """Proposes ``n`` points of shape (d,), of the design only while a reference is pending."""
         flying = [t for t in pending if counts(t)]
-        index = self._n_searched + len(flying)
+        index = self._n_searched + n_asked(pending)
         taken = {_key(t.x) for t in flying if t.x is not None}
         points: list[Vector] = []
-        for i in range(n):
+        for i in range(n_useful(n, self._n_design - index, pending)):
             x = self._propose(index + i, rng_for(self._seed, first + i), taken)
             taken.add(_key(x))
             points.append(x)

@@ -34,11 +34,12 @@ from evomerge.optimizers import surrogate
 from evomerge.optimizers.base import (
     Problem,
     Yardstick,
-    awaits_reference,
     best_and_newest,
     check_integer,
     check_number,
     counts,
+    n_asked,
+    n_useful,
     rng_for,
 )
 from evomerge.optimizers.design import SobolSequence
@@ -63,7 +64,8 @@ _SAME = 1e-9
 class MapQuadratic:
     """MAP for one, two or many objectives, with constraints.
 
-    While a reference point is pending, :meth:`ask` returns nothing.
+    While a reference point is pending, :meth:`ask` returns points of the design only; none
+    of ``nested``, whose pairs follow from scores.
 
     Args:
         problem: What is optimised; its start is the first point of the design.
@@ -174,14 +176,15 @@ class MapQuadratic:
         return "leave-one-out R2 of the surrogates: " + ", ".join(parts) if parts else ""
 
     def ask(self, n: int, first: int, pending: Sequence[Trial] = ()) -> list[Vector]:
-        """Proposes ``n`` points of shape (d,), or none while a reference point is pending."""
-        if awaits_reference(pending):
-            return []
+        """Proposes ``n`` points of shape (d,), of the design only while a reference is pending."""
         waiting = [
             np.array(t.x, dtype=np.float64) for t in pending if counts(t) and t.x is not None
         ]
+        n_design = self._n_design - self._n_searched - n_asked(pending)
+        if self._open_tournament is not None:
+            n_design = 0
         points: list[Vector] = []
-        for i in range(n):
+        for i in range(n_useful(n, n_design, pending)):
             points.append(self._propose(rng_for(self._seed, first + i), [*waiting, *points]))
         return [x.copy() for x in points]
 

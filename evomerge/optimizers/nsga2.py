@@ -22,7 +22,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from evomerge import pareto
-from evomerge.optimizers.base import Problem, Yardstick, awaits_reference, counts
+from evomerge.optimizers.base import Problem, Yardstick, counts
 from evomerge.optimizers.genetic import Breeder, Ints, Matrix, constrained_ranks, violations
 from evomerge.recipe import Vector
 from evomerge.trial import Trial, value_matrix
@@ -31,7 +31,7 @@ from evomerge.trial import Trial, value_matrix
 class Nsga2:
     """NSGA-II for one, two or many objectives.
 
-    While a reference point is pending, :meth:`ask` returns nothing.
+    While a reference point is pending, :meth:`ask` returns points of the design only.
 
     Args:
         problem: What is optimised; weights and scalarisation play no part, and its start is the
@@ -78,9 +78,7 @@ class Nsga2:
         self._crowding: Vector = np.zeros(0)
 
     def ask(self, n: int, first: int, pending: Sequence[Trial] = ()) -> list[Vector]:
-        """Proposes ``n`` points of shape (d,), or none while a reference point is pending."""
-        if awaits_reference(pending):
-            return []
+        """Proposes ``n`` points of shape (d,), of the design only while a reference is pending."""
         return self._breeder.ask(n, first, pending, self._X, self._better)
 
     def tell(self, trials: Sequence[Trial]) -> None:

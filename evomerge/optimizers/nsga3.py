@@ -24,7 +24,7 @@ from math import comb
 
 import numpy as np
 
-from evomerge.optimizers.base import Problem, Yardstick, awaits_reference, counts
+from evomerge.optimizers.base import Problem, Yardstick, counts
 from evomerge.optimizers.genetic import Breeder, Ints, Matrix, constrained_ranks, violations
 from evomerge.recipe import Vector
 from evomerge.trial import Trial, value_matrix
@@ -37,7 +37,7 @@ _OFF_AXIS = 1e6
 class Nsga3:
     """NSGA-III for any number of objectives; meant for three and more.
 
-    While a reference point is pending, :meth:`ask` returns nothing.
+    While a reference point is pending, :meth:`ask` returns points of the design only.
 
     Args:
         problem: What is optimised; weights and scalarisation play no part, and its start is the
@@ -89,9 +89,7 @@ class Nsga3:
         self._distance: Vector = np.zeros(0)
 
     def ask(self, n: int, first: int, pending: Sequence[Trial] = ()) -> list[Vector]:
-        """Proposes ``n`` points of shape (d,), or none while a reference point is pending."""
-        if awaits_reference(pending):
-            return []
+        """Proposes ``n`` points of shape (d,), of the design only while a reference is pending."""
         return self._breeder.ask(n, first, pending, self._X, self._better)
 
     def tell(self, trials: Sequence[Trial]) -> None:

@@ -31,8 +31,8 @@ def to_json(run: Run) -> dict[str, Any]:
         scores {raw, normalised, mean, scalar, feasible, seconds}, stderr, asked, error, attempt,
         copied_from; running ones last), ``front`` and ``finalists`` (trial numbers),
         ``reference`` (label to number and mean per split), ``verdict``, ``luck`` (what of the
-        search's gain choosing is expected to have added: :mod:`evomerge.luck`), ``leads`` (of each
-        finalist over the verdict's rival per split), ``mattered`` (coefficients, the most
+        search's gain its documents are expected to have added: :mod:`evomerge.luck`), ``leads``
+        (of each finalist over the verdict's rival per split), ``mattered`` (coefficients, the most
         explaining first), ``progress`` (best so far and hypervolume per search trial told),
         ``objectives``,
         ``documents``, ``scale``, ``smallest_visible``, ``running`` (how many), ``path`` and
@@ -144,6 +144,7 @@ def _luck(run: Run) -> dict[str, Any] | None:
         "rival": found.rival.name,
         "gain": found.gain,
         "luck": found.luck,
+        "flattery": found.flattery,
         "expected": found.expected,
         "sentence": found.sentence,
     }

@@ -53,7 +53,7 @@ class Effect:
     """How far one coefficient, taken alone, explains the scores of a search.
 
     Attributes:
-        name: What it is, for people; "+3 in step" where three more are straight lines of it.
+        name: What it is, for people; "+3 alike" where three more are straight lines of it.
         column: Its column in :class:`Coefficients`.
         share: Objective (and the scalarised score) to the share of the variance over the search
             trials that a parabola in this coefficient explains, adjusted for its freedom, in
@@ -153,7 +153,7 @@ def effects(run: Run) -> list[Effect]:
     limit = CHANCE / share.size
     made = [
         Effect(
-            called(table, int(c)) + (f" (+{followers[i]} in step)" if followers[i] else ""),
+            called(table, int(c)) + (f" (+{followers[i]} alike)" if followers[i] else ""),
             int(c),
             dict(zip(names, share[i].tolist(), strict=True)),
             dict(zip(names, best[i].tolist(), strict=True)),

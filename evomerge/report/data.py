@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import enum
 import math
-import os
 import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from evomerge.cache import appearing
 from evomerge.errors import ExportError
 from evomerge.recipe import Recipe
 from evomerge.run import Run
@@ -44,15 +43,10 @@ def replace(path: Path, content: bytes) -> None:
     Raises:
         ExportError: The file cannot be written; the old one, if any, is as it was.
     """
-    path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(content)
-        part.replace(path)
+        with appearing(Path(path)) as part:
+            part.write_bytes(content)
     except OSError as e:
-        with contextlib.suppress(OSError):
-            part.unlink()
         raise ExportError(
             f"cannot write {path}: {e.strerror or e}; give a file in a folder you may write to."
         ) from e

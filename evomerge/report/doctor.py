@@ -10,8 +10,8 @@ import numpy as np
 from evomerge.diagnose import Diagnosis
 from evomerge.diagnose.casting import LEVELS
 from evomerge.diagnose.vectors import Vectors
-from evomerge.experts import layer_of
 from evomerge.report.data import printable
+from evomerge.roles import layer_of
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -18,9 +18,9 @@ from evomerge.diagnose import Diagnosis
 from evomerge.diagnose.vectors import Array, Vectors
 from evomerge.diagnose.verdicts import hidden
 from evomerge.errors import ConfigError, ExportError
-from evomerge.experts import ROLES, layer_of
 from evomerge.report.data import printable
 from evomerge.report.picture import FONT, INK, MERGED, MUTED, PAPER, SINGLE
+from evomerge.roles import ROLES, layer_of
 
 _LEFT, _TOP, _ROW, _SPAN = 150, 64, 18, 720
 _LETTERS = 90

@@ -148,6 +148,9 @@ class LiveView:
         if trial.kind == "reference":
             self._scale = None  # another reference may move the scale
             self._best = None
+            for t in self._told:
+                if t.state is TrialState.COMPLETE and t.kind == "search":
+                    self._consider(t)
         if trial.state is TrialState.COMPLETE and trial.kind == "search":
             self._consider(trial)
         if fresh and trial.kind == "reference":

@@ -17,7 +17,7 @@ from evomerge.report.terminal import show_table
 if TYPE_CHECKING:
     from rich.console import Console
 
-SCRIPTS = ("draw.js", "many.js", "page.js")
+SCRIPTS = ("draw.js", "plots.js", "many.js", "page.js")
 
 
 def write_html(c: Comparison, path: Path) -> None:
@@ -72,7 +72,7 @@ def page(c: Comparison) -> str:
     }
     if many:
         text = "Each run's own front. Better is up and to the right."
-        parts["front"] = ("Every front", text, _controls(c) + markup.plot("front", "fronts"))
+        parts["front"] = ("Every front", text, _controls(c) + markup.plot("front", "fronts", "tall"))
     parts["runs"] = (runs.title, runs.note, markup.table_html(runs))
     facts = {
         "runs": f"{len(c.runs)} runs, {_counted(len(c.contenders))}",

@@ -16,7 +16,15 @@ from evomerge.report.progress import progress
 from evomerge.report.tables import Table, facts, tables
 from evomerge.run import Run
 
-SCRIPTS = ("draw.js", "trials.js", "front.js", "search.js", "parallel.js", "page.js")
+SCRIPTS = (
+    "draw.js",
+    "plots.js",
+    "trials.js",
+    "front.js",
+    "search.js",
+    "parallel.js",
+    "page.js",
+)
 
 READING = """
 <section><details class="read"><summary>How to read this page</summary>
@@ -30,7 +38,7 @@ document, so it can be clear even where two intervals overlap. The reference sco
 and 1 are taken as given, and nothing is corrected for comparing many rows.</p>
 <p>The hypervolume is the share of what a merge as good as the best expert of every task would
 dominate, measured from the worst single model. A trial that was stopped early is an estimate from
-the documents that it answered: an open mark with its standard error, never on the front.
+the documents that it answered: an open mark with its 95% interval, never on the front.
 Worker time is merging and scoring, added up over the workers.</p></details></section>
 """
 
@@ -118,7 +126,10 @@ def _search(many: bool, any_trial: bool, table: Table | None) -> tuple[str, ...]
     note = "Dotted: the reference points. Each dot is a trial, a triangle one below the frame."
     if many:
         plots += markup.plot("volume", "hypervolume over the search")
-        note += " Left: the scores as one number; right: the whole front, as hypervolume."
+        note += (
+            " The first plot shows the scores as one number, the second the whole front: the "
+            "hypervolume is the share of all results worth having that the merges found cover."
+        )
     options = {"trials": "evaluations", "time": "worker time"}
     return (
         note,

@@ -128,7 +128,11 @@ def _trials(run: Run, trials: Sequence[Trial], scale: Scale) -> dict[str, Any]:
         "scalar": [
             rounded(scale.scalar(v)) if w else None for v, w in zip(values, whole, strict=True)
         ],
+        "spread": [
+            rounded(_spread(scale, t)) if w else None for t, w in zip(trials, whole, strict=True)
+        ],
         "asked": [_asked(t) for t in trials],
+        "rival": _rivals(run, trials, scale),
     }
 
 
@@ -147,6 +151,44 @@ def _asked(trial: Trial) -> list[int] | None:
         return None
     rows = [r for r in trial.scores.per_example.values() if r is not None]
     return [sum(int(np.isfinite(r).sum()) for r in rows), sum(len(r) for r in rows)]
+
+
+def _spread(scale: Scale, trial: Trial) -> float:
+    """Standard error of an estimate's one number, its objectives taken as independent."""
+    if trial.state is not TrialState.PRUNED or trial.scores is None:
+        return math.nan
+    values, errors = (
+        np.array([of.get(n, math.nan) for n in scale.names])
+        for of in (trial.scores.values, trial.scores.stderr)
+    )
+    weights, _ = min(scale.terms(), key=lambda term: float(term[0] @ values + term[1]))
+    return float(np.sqrt(((weights * errors) ** 2).sum()))
+
+
+def _rivals(run: Run, trials: Sequence[Trial], scale: Scale) -> list[int | None]:
+    """Number of the best merge or model told when a stopped trial was started.
+
+    None for all others, and in a search for a front, where it raced against all of that.
+    """
+    told = [t for t in run.trials if t.split == "search" and t.kind != "final"]
+    bounds = constraints_of(run, "search")
+    best: list[Trial | None] = [None]
+    for t in told:
+        known = is_scored(t, scale.names) and t.scores and bounds.kept(t.scores.values)
+        better = known and (not best[-1] or ranked([best[-1], t], scale)[0] is t)
+        best.append(t if better else best[-1])
+
+    def rival(trial: Trial) -> int | None:
+        if (
+            trial.state is not TrialState.PRUNED
+            or trial.raced_after is None
+            or run.meta.get("pareto")
+        ):
+            return None
+        found = best[min(trial.raced_after, len(told))]
+        return found.number if found else None
+
+    return [rival(t) for t in trials]
 
 
 def _layout(table: Coefficients) -> dict[str, Any]:

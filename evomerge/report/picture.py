@@ -114,7 +114,7 @@ def _draw_curve(ax: Any, run: Run) -> None:
         color=MUTED,
         loc="left",
     )
-    ax.set_xlabel("search trials told", color=MUTED, fontsize=10)
+    ax.set_xlabel("trials finished", color=MUTED, fontsize=10)
     ax.scatter(x, course.scalar, s=10, color=DOT, linewidths=0)
     if course.trials:
         ax.step(x, course.best, where="post", color=MERGED, linewidth=2)

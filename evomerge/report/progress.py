@@ -68,8 +68,7 @@ def progress(run: Run, scale: Scale | None = None) -> Progress:
 
 def seconds(trial: Trial) -> float:
     """What a worker spent on a trial, as far as it was recorded."""
-    found = trial.scores.seconds.values() if trial.scores else ()
-    return float(sum(v for v in found if isinstance(v, int | float) and math.isfinite(v)))
+    return trial.scores.spent if trial.scores else 0.0
 
 
 def volumes(

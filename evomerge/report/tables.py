@@ -207,7 +207,8 @@ def mattered_table(run: Run) -> Table:
     note = (
         "The share of the differences between the search's trials that each coefficient explains "
         "alone, by a parabola, and where that is best among what was tried. Pale: chance is "
-        "explanation enough. Coefficients that the search moved together share their effect."
+        'explanation enough. "+3 alike": three more coefficients that rose and fell with it, so '
+        "that they share its effect."
     )
     if len(found) > MOST:
         note += f" The first {MOST} of {len(found)}."
@@ -310,10 +311,13 @@ def time_table(run: Run) -> Table:
             Cell(f"{name}, {split}"),
             Cell(str(len(trials))),
             *means,
-            Cell(duration(sum(sums))),
+            Cell(duration(sum(t.scores.spent for t in trials if t.scores))),
         )
         body.append(Row(cells))
-    note = "Time of the workers, added up; the clock on the wall ran less where several worked."
+    note = (
+        "Time of the workers, added up; the clock on the wall ran less where several worked. What "
+        "a trial waited for a worker is no part of the total."
+    )
     found = [t for t in run.trials if t.scores and t.copied_from is None and not t.scores.seconds]
     if found:
         note += f" {len(found)} trials took none: their scores were found in the cache folder."

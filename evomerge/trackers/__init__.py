@@ -1,6 +1,10 @@
 """Trackers: what a search tells an experiment tracker while it runs; one small file each.
 
 * :mod:`~evomerge.trackers.mlflow`: MLflow.
+* :mod:`~evomerge.trackers.wandb`: Weights & Biases, online or offline.
+* :mod:`~evomerge.trackers.trackio`: Trackio, a local SQLite file.
+* :mod:`~evomerge.trackers.ray_metrics`: what Ray's dashboard and Prometheus show; always there
+  where Ray runs.
 
 A tracker is an :class:`evomerge.study.Observer` with ``close(finished)``. It is a courtesy: the
 run folder holds everything, so a tracker that fails is left out with a warning, and never ends a
@@ -9,24 +13,32 @@ search. To add one: one file here, one in ``conf/tracker``, one test.
 
 from __future__ import annotations
 
+import hashlib
 import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from evomerge.trial import Trial
+from evomerge.trial import Objective, Trial, TrialState
 
 _log = logging.getLogger(__name__)
 
 
-class Both:
-    """Two observers as one: the live view, and a tracker until it fails.
+class Observers:
+    """Several observers as one: the live view, and trackers until they fail.
 
     Args:
         view: Whose errors are errors.
-        tracker: Whose errors are warnings; None: no tracker.
+        trackers: Whose errors are warnings; None: no tracker.
     """
 
-    def __init__(self, view: Any, tracker: Any) -> None:
-        self._view, self._tracker = view, tracker
+    def __init__(self, view: Any, *trackers: Any) -> None:
+        self._view = view
+        self._trackers = [t for t in trackers if t is not None]
+
+    def add(self, tracker: Any) -> None:
+        """One more tracker; None: none."""
+        self._trackers += [] if tracker is None else [tracker]
 
     def asked(self, n: int, seconds: float) -> None:
         """See :class:`~evomerge.study.Observer`."""
@@ -53,10 +65,37 @@ class Both:
         self._track("close", finished=finished)
 
     def _track(self, event: str, *arguments: Any, **named: Any) -> None:
-        if self._tracker is None:
-            return
-        try:
-            getattr(self._tracker, event)(*arguments, **named)
-        except Exception as e:  # noqa: BLE001 - a server that is away
-            _log.warning("the tracker is left out from here on: %s: %s", type(e).__name__, e)
-            self._tracker = None
+        for tracker in list(self._trackers):
+            try:
+                getattr(tracker, event)(*arguments, **named)
+            except Exception as e:  # noqa: BLE001 - a server that is away
+                name = type(tracker).__name__
+                _log.warning("%s is left out from here on: %s: %s", name, type(e).__name__, e)
+                self._trackers.remove(tracker)
+
+
+def key_of(folder: Path) -> str:
+    """What a run folder is called where its path cannot be: 32 hex digits."""
+    return hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:32]
+
+
+def facts(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """What a search is, in a line: of :attr:`evomerge.run.Run.meta`."""
+    space = meta["space"]
+    return {
+        "optimizer": meta["optimizer"],
+        "seed": meta["seed"],
+        "space": space["name"],
+        "method": space["method"],
+        "dim": space["dim"],
+        "models": meta["models"]["name"],
+    }
+
+
+def measures(trial: Trial, objectives: Sequence[Objective]) -> dict[str, float]:
+    """Raw scores of a COMPLETE trial as ``SPLIT.OBJECTIVE``, and where its time went."""
+    if trial.scores is None or trial.state is not TrialState.COMPLETE:
+        return {}
+    sign = {o.name: o.sign for o in objectives}
+    found = {f"{trial.split}.{n}": sign[n] * v for n, v in trial.scores.values.items()}
+    return found | {f"seconds.{n}": s for n, s in trial.scores.seconds.items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -10,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.errors import ConfigError
-from evomerge.trial import Objective, Trial, TrialState
+from evomerge.trackers import facts, key_of, measures
+from evomerge.trial import Objective, Trial
 
 _KEY, _TOLD = "evomerge.key", "evomerge.told"
 
@@ -49,40 +49,31 @@ class Mlflow:
         # a server that is away is to cost a search seconds; MLflow's own choice is minutes
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         self._client = MlflowClient(tracking_uri=uri)
-        self._sign = {o.name: o.sign for o in objectives}
+        self._objectives = tuple(objectives)
         self._count = 0
         try:
-            self._id, self._logged = self._find(str(folder.resolve()), experiment)
+            self._id, self._logged = self._find(folder, experiment)
             if self._logged == 0:
                 self._describe(meta)
         except Exception as e:
             raise ConfigError(f"tracker.uri: MLflow says: {str(e).strip()}") from e
 
     def _describe(self, meta: Mapping[str, Any]) -> None:
-        space = meta["space"]
-        facts = {
-            "optimizer": meta["optimizer"],
-            "seed": meta["seed"],
-            "space": space["name"],
-            "method": space["method"],
-            "dim": space["dim"],
-            "models": meta["models"]["name"],
-        }
-        for name, value in facts.items():
+        for name, value in facts(meta).items():
             self._client.log_param(self._id, name, value)
 
-    def _find(self, folder: str, experiment: str) -> tuple[str, int]:
+    def _find(self, folder: Path, experiment: str) -> tuple[str, int]:
         """(MLflow's run id, trials that it holds), of a new run where there is none."""
         found = self._client.get_experiment_by_name(experiment)
         where = found.experiment_id if found else self._client.create_experiment(experiment)
-        key = hashlib.sha256(folder.encode()).hexdigest()[:32]  # MLflow cannot quote a path
+        key = key_of(folder)  # MLflow cannot quote a path
         runs = self._client.search_runs([where], f"tags.`{_KEY}` = '{key}'", max_results=1)
         if runs:
             run = runs[0]
             self._client.update_run(run.info.run_id, status="RUNNING")
             return run.info.run_id, int(run.data.tags.get(_TOLD, 0))
-        tags = {_KEY: key, "evomerge.folder": folder}
-        run = self._client.create_run(where, run_name=Path(folder).name, tags=tags)
+        tags = {_KEY: key, "evomerge.folder": str(folder.resolve())}
+        run = self._client.create_run(where, run_name=folder.name, tags=tags)
         return run.info.run_id, 0
 
     def asked(self, n: int, seconds: float) -> None:
@@ -101,12 +92,7 @@ class Mlflow:
         self._count += 1
         if self._count <= self._logged:
             return
-        values: dict[str, float] = {}
-        if trial.scores is not None and trial.state is TrialState.COMPLETE:
-            values = {
-                f"{trial.split}.{n}": self._sign[n] * v for n, v in trial.scores.values.items()
-            }
-            values |= {f"seconds.{n}": s for n, s in trial.scores.seconds.items()}
+        values = measures(trial, self._objectives)
         now = int(1000 * time.time())
         metrics = [Metric(n, v, now, trial.number) for n, v in values.items()]
         self._client.log_batch(self._id, metrics, tags=[RunTag(_TOLD, str(self._count))])

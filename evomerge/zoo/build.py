@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evomerge.checkpoint import cache_folder
+from evomerge.cache import cache_folder
 from evomerge.errors import ConfigError
 from evomerge.zoo import arithmetic
 from evomerge.zoo.corpus import read_corpus

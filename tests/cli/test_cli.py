@@ -47,6 +47,18 @@ def edit(folder: Path, change) -> None:
     save_file(tensors, file, metadata={"format": "pt"})
 
 
+def test_what_the_workers_did_is_in_the_run_folder(finished) -> None:
+    lines = [json.loads(line) for line in (finished / "workers.jsonl").read_text().splitlines()]
+    run = open_run(finished)
+    done = {(t.number, t.split): t for t in run.trials if t.copied_from is None}
+    assert [(e["trial"], e["split"]) for e in lines] == list(done)
+    for e in lines:
+        stored = done[e["trial"], e["split"]].scores.seconds
+        assert e["seconds"] == {k: v for k, v in stored.items() if k != "wait"}
+        assert stored["wait"] >= 0
+        assert e["node"]
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from evomerge.cli import main
 from evomerge.recipe import Recipe
 from evomerge.store import open_run
+from tests.diagnose import variants
 
 
 def write_adapter(folder: Path, base: Path, rank: int = 4) -> Path:
@@ -74,3 +75,27 @@ def test_what_is_no_recipe_is_refused(project, capsys) -> None:
     for name, words in (("odd.yaml", "merge_method"), ("absent.yaml", "cannot be read")):
         assert main(["search", "mine.yaml", f"models.experts.b={name}"]) == 2
         assert words in capsys.readouterr().err
+
+
+def test_an_expert_with_more_tokens(project, family, capsys) -> None:
+    """Refused with the way out; with it, searched, continued, exported and merged again."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    chat = variants.add_tokens(family["expert_b"], project / "chat", n=3, rows=5)
+    given = f"models.experts.b={chat}"
+    assert main(["search", "mine.yaml", given]) == 2
+    assert "models.tokenizer=base, or an expert's name" in capsys.readouterr().err
+    run = search(given, "models.tokenizer=b")
+    assert main(["search", "mine.yaml", given, "models.tokenizer=b", "n_trials=5"]) == 0
+    assert len(open_run(run).complete("search")) == 5 + 5
+    assert main(["export", str(run), "--pick", "trial=6", "--out", "out", "--verify"]) == 0
+    model = AutoModelForCausalLM.from_pretrained("out")
+    assert model.config.vocab_size == 305
+    assert "<|new_2|>" in AutoTokenizer.from_pretrained("out").get_vocab()
+    assert main(["merge", "out/recipe.yaml", "--out", "again"]) == 0
+    first, again = (load_file(f"{f}/model.safetensors") for f in ("out", "again"))
+    assert all(torch.equal(t, again[n]) for n, t in first.items())
+    short = search(given, "models.tokenizer=base")
+    assert short != run
+    recipe = open_run(short).complete("search")[-1].recipe
+    assert recipe.tokenizer == "base"

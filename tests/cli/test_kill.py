@@ -27,7 +27,7 @@ PATIENCE = 120.0
 # Processes are forked from one that has imported everything: a sitting starts in a second.
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
-    ["torch", "transformers", "lm_eval", "optuna", "cma", "evomerge.cli.search", "evomerge.study",
+    ["torch", "transformers", "lm_eval", "optuna", "cma", "evomerge.cli.compose", "evomerge.study",
      "evomerge.executors.local", "evomerge.report.page", "evomerge.evaluators.lm_eval"]
 )  # fmt: skip
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -28,7 +29,11 @@ LAUNCHERS = {
     "ray": ("hydra/launcher=ray", "executor=ray", "executor.cpus_per_worker=1"),
 }
 PLUGINS = {"joblib": "hydra_joblib_launcher", "submitit": "hydra_submitit_launcher"}
-PATIENCE = 90.0
+PATIENCE = 300.0
+ZOO = (
+    "search", "-m", "optimizer=cma_es,nsga2", "n_trials=6", "n_finalists=2", "score_cache=false",
+    "evaluator.splits={search: 20, select: 10, test: 10}",
+)  # fmt: skip
 
 
 def installed(launcher: str) -> bool:
@@ -38,12 +43,12 @@ def installed(launcher: str) -> bool:
     return False
 
 
-def start(project: Path, *arguments: str) -> subprocess.Popen:
+def start(project: Path, *arguments: str, sweep: Sequence[str] = SWEEP) -> subprocess.Popen:
     """A sweep in processes of its own, as a terminal would start it."""
     code = "import sys; from evomerge.cli import main; sys.exit(main())"
     out = (project / "log").open("ab")
     return subprocess.Popen(
-        [sys.executable, "-c", code, *SWEEP, *arguments],
+        [sys.executable, "-c", code, *sweep, *arguments],
         cwd=project, stdout=out, stderr=out, start_new_session=True,
         env=os.environ | {"RAY_OVERRIDE_RESOURCES": '{"CPU": 2}'},  # two jobs, two cores
     )  # fmt: skip
@@ -73,23 +78,58 @@ def kill(driver: subprocess.Popen) -> None:
     psutil.wait_procs(family, timeout=20)
 
 
-@pytest.fixture(scope="module")
-def whole(family, tmp_path_factory) -> dict[str, list]:
-    """The sweep one job after the other, undisturbed."""
-    from tests.cli.conftest import write_task
-
-    folder = tmp_path_factory.mktemp("whole")
-    write_task(folder / "tasks")
-    write_config(folder, family, n_trials=6)
+def undisturbed(folder: Path, sweep: Sequence[str]) -> dict[str, list]:
+    """What a sweep tells, one job after the other in this process."""
     where = Path.cwd()
     os.chdir(folder)
     try:
-        assert main(SWEEP) == 0
+        assert main(sweep) == 0
     finally:
         os.chdir(where)
     found = told(folder)
     assert set(found) == JOBS
     return found
+
+
+@pytest.fixture(scope="module")
+def whole(family, tmp_path_factory) -> dict[str, list]:
+    from tests.cli.conftest import write_task
+
+    folder = tmp_path_factory.mktemp("whole")
+    write_task(folder / "tasks")
+    write_config(folder, family, n_trials=6)
+    return undisturbed(folder, SWEEP)
+
+
+@pytest.fixture(scope="module")
+def whole_zoo(tmp_path_factory) -> dict[str, list]:
+    return undisturbed(
+        tmp_path_factory.mktemp("zoo"), (*ZOO, "executor=local", "executor.threads=1")
+    )
+
+
+def killed_and_continued(
+    project: Path, whole: dict[str, list], *arguments: str, sweep: Sequence[str] = SWEEP
+) -> None:
+    """Starts a sweep, kills all of it once 7 trials are told, and starts it again."""
+    driver = start(project, *arguments, sweep=sweep)
+    end = time.monotonic() + PATIENCE
+    while sum(map(len, told(project).values())) < 7:
+        assert driver.poll() is None, (project / "log").read_text()[-3000:]
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    kill(driver)
+    before = told(project)
+    n = sum(map(len, whole.values()))
+    assert sum(map(len, before.values())) < n
+    again = start(project, *arguments, sweep=sweep)
+    assert again.wait(PATIENCE) == 0, (project / "log").read_text()[-3000:]
+    after = told(project)
+    assert set(after) == JOBS
+    for job, trials in before.items():
+        assert after[job][: len(trials)] == trials, "what was told is told first, in its order"
+    assert after == whole
+    print(f"killed after {sum(map(len, before.values()))} of {n} trials; continued to the same")
 
 
 @pytest.mark.slow
@@ -98,25 +138,19 @@ def test_a_sweep_killed_in_the_middle_continues(family, project, whole, launcher
     if not installed(launcher):
         pytest.skip(f"hydra's {launcher} launcher is not installed: pip install evomerge[sweeps]")
     write_config(project, family, n_trials=6)
-    driver = start(project, *LAUNCHERS[launcher])
-    end = time.monotonic() + PATIENCE
-    while sum(map(len, told(project).values())) < 7:
-        assert driver.poll() is None, (project / "log").read_text()[-3000:]
-        assert time.monotonic() < end
-        time.sleep(0.05)
-    kill(driver)
-    before = told(project)
-    assert sum(map(len, before.values())) < sum(map(len, whole.values()))
-    again = start(project, *LAUNCHERS[launcher])
-    assert again.wait(PATIENCE) == 0, (project / "log").read_text()[-3000:]
-    after = told(project)
-    assert set(after) == JOBS
-    for job, trials in before.items():
-        assert after[job][: len(trials)] == trials, "what was told is told first, in its order"
-    assert after == whole
+    killed_and_continued(project, whole, *LAUNCHERS[launcher])
     if launcher == "ray":
         for config in (project / "runs").glob("*/config.yaml"):
             assert yaml.safe_load(config.read_text())["executor"]["share"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["joblib", "ray"])
+def test_a_sweep_on_the_zoo_killed_in_the_middle_continues(tmp_path, whole_zoo, launcher) -> None:
+    if not installed(launcher):
+        pytest.skip(f"hydra's {launcher} launcher is not installed: pip install evomerge[sweeps]")
+    local = ("executor=local",) if launcher == "joblib" else ()
+    killed_and_continued(tmp_path, whole_zoo, *local, *LAUNCHERS[launcher], sweep=ZOO)
 
 
 @pytest.mark.slow

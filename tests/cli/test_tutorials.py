@@ -50,7 +50,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             path = tmp_path / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
-    monkeypatch.setattr("evomerge.cli.search._zoo", lambda _: str(tmp_path))
+    monkeypatch.setattr("evomerge.cli.compose._zoo", lambda _: str(tmp_path))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

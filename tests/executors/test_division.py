@@ -49,3 +49,27 @@ def test_division_of_a_cluster(nodes, where, workers, cpus, gpus, expected) -> N
 )
 def test_studies_that_share_a_cluster_get_equal_parts(nodes, share, expected) -> None:
     assert divide(nodes, "auto", None, None, None, share=share) == expected
+
+
+@pytest.mark.parametrize(
+    ("nodes", "where", "workers", "cpus", "gpus", "expected"),
+    [
+        ([{"CPU": 2}], "cpu", 8, None, None, (8, 1, 0)),
+        ([{"CPU": 2}], "cpu", 8, 4, None, (8, 4, 0)),
+        ([{"CPU": 8, "GPU": 1}], "auto", 4, None, None, (4, 8, 1)),
+        ([{"CPU": 0}], "cuda", 4, 8, None, (4, 8, 1)),
+        ([], "cpu", 2, None, None, (2, 1, 0)),
+        ([{"CPU": 8}], "auto", 2, None, None, (2, 4, 0)),
+        ([{"CPU": 0}], "cpu", None, None, None, None),
+        ([{"CPU": 8}], "cuda", None, None, None, None),
+    ],
+)
+def test_where_nodes_may_join_a_number_of_workers_is_a_wish(
+    nodes, where, workers, cpus, gpus, expected
+) -> None:
+    """Each gets what those that fit now get; how many is never guessed from an empty cluster."""
+    if expected is None:
+        with pytest.raises(ConfigError, match=r"say how many: executor\.workers"):
+            divide(nodes, where, workers, cpus, gpus, nodes_may_join=True)
+    else:
+        assert divide(nodes, where, workers, cpus, gpus, nodes_may_join=True) == expected

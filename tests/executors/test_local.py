@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import json
+import os
+
 import pytest
 
+from evomerge.cli.run_log import JsonLines, RunLog
 from evomerge.errors import ConfigError, TaskError
 from evomerge.executors.base import Job
 from evomerge.executors.local import LocalExecutor
+from evomerge.executors.notes import WORKERS
 from evomerge.executors.worker import WorkerSpec
 from evomerge.trial import TrialState
 from tests.executors.probe import Probe
@@ -43,6 +48,27 @@ def test_an_exception_is_a_failed_trial_and_the_next_one_is_fine(pool, trials, t
     assert "Traceback" in failed.error
     assert "seven is not eight" in failed.error
     assert fine.state is TrialState.COMPLETE
+
+
+def test_every_job_is_logged_as_plain_data(pool, trials, tmp_path) -> None:
+    deeds = {trials[0].recipe.id: "raise"}
+    handler = RunLog(tmp_path / "workers.jsonl")
+    handler.setFormatter(JsonLines())
+    WORKERS.addHandler(handler)
+    WORKERS.setLevel("INFO")
+    try:
+        executor = LocalExecutor(WorkerSpec(pool, Probe(tmp_path, deeds)))
+        for trial in trials[:2]:
+            executor.submit(Job(trial))
+        done = [executor.collect()[0] for _ in range(2)]
+    finally:
+        WORKERS.removeHandler(handler)
+    failed, fine = map(json.loads, (tmp_path / "workers.jsonl").read_text().splitlines())
+    assert failed["state"] == "FAILED"
+    assert failed["error"] == "ArithmeticError: seven is not eight"
+    assert (fine["trial"], fine["split"], fine["attempt"]) == (1, "search", 0)
+    assert fine["process"] == os.getpid()
+    assert fine["seconds"] == done[1].scores.seconds
 
 
 def test_warm_up_raises_what_building_raises(pool, tmp_path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import signal
 import subprocess
@@ -15,11 +16,14 @@ import psutil
 import pytest
 
 from evomerge.errors import ConfigError, StudyError, TaskError
+from evomerge.executors import ray as executors
 from evomerge.executors.base import Job
 from evomerge.executors.local import LocalExecutor
+from evomerge.executors.notes import WORKERS
 from evomerge.executors.ray import RayExecutor
 from evomerge.executors.worker import WorkerSpec
 from evomerge.trial import Trial, TrialState
+from tests.chaos.driver import SleepingActor
 from tests.executors.probe import Probe
 
 DEEDS = {
@@ -63,12 +67,14 @@ def run(executor, trials: Sequence[Trial], in_flight: Sequence[Trial] = ()) -> d
     for trial in trials:
         executor.submit(Job(trial))
     found: dict[int, Trial] = {}
-    while finished := executor.collect():
-        for trial in finished:
+    expected = {t.number for t in (*trials, *in_flight)}
+    while len(found) < len(expected):
+        for trial in executor.collect():
             assert trial.number not in found, "told twice"
             assert trial.finished
             found[trial.number] = trial
-    assert set(found) == {t.number for t in (*trials, *in_flight)}
+    assert set(found) == expected
+    assert executor.collect(timeout=0) == []
     return found
 
 
@@ -110,7 +116,7 @@ def test_an_exception_is_a_traceback_and_the_worker_survives(executor, trials, f
     assert "seven is not eight" in found[1].error
     assert found[1].attempt == 0
     n_prepared = len((folder / "prepared").read_text().split())
-    assert n_prepared <= executor.capacity, "a worker was built anew"
+    assert n_prepared <= 2, "a worker was built anew"
 
 
 def test_a_recipe_that_kills_its_workers_fails_alone(executor, trials, folder) -> None:
@@ -148,12 +154,66 @@ def test_what_a_worker_warns_of_is_said_once(executor, trials, caplog) -> None:
     assert said == ["3 requests lose their beginning"]
 
 
+def test_what_a_worker_did_reaches_the_driver_as_plain_data(executor, trials) -> None:
+    events: list[dict] = []
+
+    class Kept(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            events.append({"level": record.levelname, **record.event})
+
+    handler, level = Kept(), WORKERS.level
+    WORKERS.addHandler(handler)
+    WORKERS.setLevel("INFO")
+    try:
+        found = run(executor, [trials[i] for i in (1, 2, 16)])
+    finally:
+        WORKERS.removeHandler(handler)
+        WORKERS.setLevel(level)
+    jobs = {e["trial"]: e for e in events if "trial" in e}
+    assert set(jobs) == {1, 2, 16}
+    assert jobs[1]["state"] == "FAILED"
+    assert jobs[2]["seconds"] == found[2].scores.seconds
+    assert jobs[2]["process"] == found[2].scores.values["pid"] != os.getpid()
+    warned = [e for e in events if e["level"] == "WARNING"]
+    assert jobs[16]["process"] in {e["process"] for e in warned}
+
+
 def test_collect_gives_up_waiting_and_loses_nothing(executor, trials) -> None:
     assert executor.collect() == []
     executor.submit(Job(trials[20]))
     assert executor.collect(timeout=0.2) == []
     assert executor.collect(timeout=0) == []
     assert [t.number for t in executor.collect()] == [20]
+
+
+def test_a_lost_driver_leaves_its_room_to_others(ray, executor) -> None:
+    """Its workers were its own: in a sweep launched on Ray, other searches go on with the room."""
+    lost = ray.remote(num_cpus=0)(Owner).remote()
+    pid = ray.get(lost.begin.remote())
+    wait_for_cores(ray, 0)  # two of the four are the executor's
+    os.kill(pid, signal.SIGKILL)
+    wait_for_cores(ray, 2)
+
+
+def wait_for_cores(ray, free: int) -> None:
+    end = time.monotonic() + 60
+    while (found := ray.available_resources().get("CPU", 0)) != free:
+        assert time.monotonic() < end, found
+        time.sleep(0.1)
+
+
+class Owner:
+    """A driver that is a Ray actor itself."""
+
+    def begin(self) -> int:
+        executors._Actor = SleepingActor
+        self.executor = RayExecutor(
+            WorkerSpec(pool=None, evaluator=None, device="cpu"), workers=2, cpus_per_worker=1
+        )
+        while self.executor.capacity < 2:
+            self.executor.warm_up()
+            self.executor._wait(0.1)
+        return os.getpid()
 
 
 @pytest.mark.slow

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 
-from evomerge import checkpoint
 from evomerge.methods import METHODS, Sources, compiled, native
 from evomerge.methods.kernels import weighted_sum
 from evomerge.methods.lanes import Fused
@@ -277,10 +276,3 @@ def test_a_cache_that_cannot_be_written_costs_time_only(tmp_path: Path) -> None:
     in_the_way = tmp_path / "file"
     in_the_way.write_text("a file where a folder is wanted, which no user may write into")
     assert start(EVOMERGE_CACHE=str(in_the_way)).communicate() == ("True [True]\n" * 2, "")
-
-
-def test_one_rule_says_where_the_cache_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    rules = (("EVOMERGE_CACHE", "~/a"), ("EVOMERGE_CACHE", ""), ("XDG_CACHE_HOME", "/x"))
-    for variable, value in rules:
-        monkeypatch.setenv(variable, value)
-        assert native.cache_folder() == checkpoint.cache_folder()

@@ -104,15 +104,20 @@ class Log:
     asks: list
 
 
-def simulate(optimizer, score, n_trials, *, workers=1, seed=0, fail=0.0, prune=0.0, warm=()):
-    """The study's loop: ``workers`` slots, random completion order, some failures."""
+def simulate(
+    optimizer, score, n_trials, *, workers=1, seed=0, fail=0.0, prune=0.0, warm=(), late=()
+):
+    """The study's loop: ``workers`` slots, random completion order, some failures.
+
+    References are told first (``warm``), or are pending when the search begins (``late``).
+    """
     rng = np.random.default_rng(seed)
     log = Log([], [])
     for trial in warm:
         optimizer.tell([trial])
         log.told.append(trial)
-    first = number = len(warm)
-    pending = []
+    first = number = len(warm) + len(late)
+    pending = [running(t.number, t.x, kind="reference") for t in late]
     while True:
         n = min(workers - len(pending), first + n_trials - number)
         if n > 0:
@@ -124,6 +129,11 @@ def simulate(optimizer, score, n_trials, *, workers=1, seed=0, fail=0.0, prune=0
         if not pending:
             return log
         done = pending.pop(int(rng.integers(len(pending))))
+        if done.kind == "reference":
+            reference = next(t for t in late if t.number == done.number)
+            optimizer.tell([reference])
+            log.told.append(reference)
+            continue
         u = rng.random()
         if u < fail:
             trial = make_trial(done.number, done.x)

@@ -72,7 +72,6 @@ def test_design_is_start_then_space_filling():
     points = new(dim=2, n_startup=17).ask(17, 5)
     assert points[0].tolist() == [0.5, 0.5]
     assert len({tuple((x * 4).astype(int)) for x in points[1:]}) == 16
-    assert new().ask(1, 1, (running(0, None, kind="reference"),)) == []
 
 
 def test_points_are_conditioned_on_what_is_pending():

@@ -7,6 +7,7 @@ from optimizer_fakes import MATH, best, make_trial, references, running, simulat
 from evomerge.errors import ConfigError
 from evomerge.optimizers.base import Problem, Yardstick
 from evomerge.optimizers.cma_es import CmaEs, _losses
+from evomerge.optimizers.cma_run import _bounds
 from evomerge.trial import TrialState
 
 
@@ -57,7 +58,7 @@ def test_learns_variances_in_many_dimensions():
 
     optimizer = new(dim=40)
     log = simulate(optimizer, score_of(loss), 400, workers=4)
-    assert optimizer._run._axes is None
+    assert optimizer._run._now.axes is None
     assert -best(log, lambda x: -loss(x)) < 0.2 * loss(np.full(40, 0.5))
 
 
@@ -71,10 +72,45 @@ def test_mean_starts_at_the_best_reference_inside():
     assert np.mean(plain.ask(40, 4)) == pytest.approx(0.2, abs=0.01)
 
 
-def test_waits_for_references():
-    pending = running(0, None, kind="reference")
-    assert new().ask(3, 1, (pending,)) == []
-    assert len(new().ask(3, 1, (running(0, np.zeros(6)),))) == 3
+def test_a_late_reference_that_is_better_begins_the_search_anew():
+    """What was told before it would pull the mean back; a worse one changes nothing."""
+
+    def score(x):
+        return {"math": -float(np.mean((x - 0.5) ** 2))}
+
+    warm = references(30, score)  # the average, told last, is best
+    late = new(dim=30, sigma0=0.01, start=np.full(30, 0.2))
+    pending = [running(t.number, t.x, kind="reference") for t in warm]
+    for i in range(4, 94):
+        (x,) = late.ask(1, i, pending)
+        late.tell([make_trial(i, x, score(x))])
+    updates, best = late._run.updates, late.ask(9, 99)
+    assert updates > 3
+    late.tell(warm[:3])  # an expert in the space, but a bad one
+    assert late._run.updates == updates
+    assert all(map(np.array_equal, late.ask(9, 99), best))
+    late.tell(warm[3:])
+    assert late._run.updates == 0
+    first = new(dim=30, sigma0=0.01, start=np.full(30, 0.2))
+    first.tell(warm)
+    assert all(map(np.array_equal, late.ask(9, 99), first.ask(9, 99)))
+    far = [make_trial(94 + i, np.full(30, 0.2), score(np.full(30, 0.2))) for i in range(30)]
+    late.tell(far)  # asked before the average was told
+    assert late._run.updates == 0
+
+
+@pytest.mark.parametrize("bounds", [[0.0, 1.0], [[-1.0, 0.0], [2.0, 0.5]]])
+def test_the_inverse_at_the_bounds_is_pycmas(bounds):
+    from cma.boundary_handler import BoundTransform
+
+    theirs, ours = BoundTransform(bounds), _bounds()(bounds)
+    low, high = (np.resize(b, 2) for b in bounds)
+    share = np.concatenate([[0, 1e-12, 0.5, 1], np.random.default_rng(0).random(500)])
+    for y in low + share[:, None] * (high - low):
+        np.testing.assert_allclose(ours.inverse(y), theirs.inverse(y), rtol=1e-15, atol=1e-16)
+        np.testing.assert_allclose(ours.repair(ours.inverse(y)), y, atol=1e-12)
+    with pytest.raises(ValueError, match="within the given bounds"):
+        ours.inverse(high + 1e-9)
 
 
 def test_failed_trials_are_no_part_of_a_generation():
@@ -188,3 +224,29 @@ def test_without_restarts_it_stays_where_it_converged():
 def test_settings_are_validated(bad):
     with pytest.raises(ConfigError, match=next(iter(bad))):
         new(**bad)
+
+
+def test_a_late_point_is_known_by_its_number_and_moved():
+    """Half the mean's way, the mean trial too; foreign and fresh points stay where they are."""
+    optimizer = new(popsize=6)
+    old, middle = optimizer._run._now, optimizer._run.mean
+    late = optimizer.ask(1, 50)[0]
+    for number in range(12):
+        (x,) = optimizer.ask(1, number)
+        optimizer.tell([make_trial(number, x, {"math": -float(np.mean((x - 0.8) ** 2))})])
+    run = optimizer._run
+    gone = run._now.mean - old.mean
+    assert run.updates == 2
+    assert np.abs(gone).max() > 1e-3
+    fresh, foreign = optimizer.ask(1, 13)[0], np.linspace(0.2, 0.7, 6)
+    X = np.array([late, fresh, foreign, middle])
+    draws = np.array([optimizer._draw(n) for n in (50, 13, 14, 15)])
+    moved, share = run._caught_up(X, draws)
+    assert share == 0.5
+    assert np.allclose(moved[0], late + gone / 2)
+    assert np.array_equal(moved[1], fresh)
+    assert np.array_equal(moved[2], foreign)
+    assert np.allclose(moved[3], middle + gone / 2)
+    snapped = X[:1].copy()
+    snapped[0, :2] = np.round(snapped[0, :2], 1)
+    assert run._caught_up(snapped, draws[:1])[1] == 1.0

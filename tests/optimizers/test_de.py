@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from optimizer_fakes import MATH, best, make_trial, references, running, simulate
+from optimizer_fakes import MATH, best, make_trial, references, simulate
 
 from evomerge.errors import ConfigError, UnknownNameError
 from evomerge.optimizers.base import Problem
@@ -68,7 +68,6 @@ def test_references_are_members_and_pruned_ones_never_the_best():
     assert optimizer._slots[9].number == 29
     optimizer.tell([make_trial(50, np.full(6, 0.1), {"math": 99.0}, state=TrialState.PRUNED)])
     assert optimizer._best_first()[-1] == 10
-    assert new().ask(1, 1, (running(0, None, kind="reference"),)) == []
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from optimizer_fakes import CODE, MATH, make_trial, references, running, simulate
+from optimizer_fakes import CODE, MATH, make_trial, references, simulate
 
 from evomerge.errors import ConfigError, StudyError
 from evomerge.geometry import Geometry
@@ -260,7 +260,6 @@ def test_design_then_children():
     points = new(dim=2, n_design=17).ask(17, 0)
     assert points[0].tolist() == [0.5, 0.5]
     assert len({tuple((x * 4).astype(int)) for x in points[1:]}) == 16
-    assert new().ask(1, 1, (running(0, None, kind="reference"),)) == []
 
 
 def test_keeps_specialists_that_a_plain_ga_loses():

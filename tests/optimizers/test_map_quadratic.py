@@ -116,7 +116,6 @@ def test_workers_are_never_left_waiting_for_the_design():
     optimizer = new(n_design=6)
     pending = tuple(running(i, x) for i, x in enumerate(optimizer.ask(6, 0)))
     assert len(optimizer.ask(20, 6, pending)) == 20
-    assert optimizer.ask(1, 1, (running(0, None, kind="reference"),)) == []
 
 
 def test_it_knows_how_well_it_predicts():

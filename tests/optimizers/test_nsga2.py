@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from optimizer_fakes import CODE, MATH, make_trial, references, running, simulate
+from optimizer_fakes import CODE, MATH, make_trial, references, simulate
 
 from evomerge import pareto
 from evomerge.errors import ConfigError
@@ -86,11 +86,6 @@ def test_references_are_members_and_pruned_ones_stand_behind():
     rows = [make_trial(11 + i, x, zdt1(x)) for i, x in enumerate(rng.random((24, 6)))]
     optimizer.tell(rows)
     assert all(t.state is TrialState.COMPLETE for t in optimizer._members)
-
-
-def test_waits_for_references():
-    pending = running(0, None, kind="reference")
-    assert new().ask(3, 1, (pending,)) == []
 
 
 def test_children_are_never_repeated():

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from optimizer_fakes import MATH, make_trial, references, running, simulate
+from optimizer_fakes import MATH, make_trial, references, simulate
 
 from evomerge import pareto
 from evomerge.errors import ConfigError
@@ -124,7 +124,6 @@ def test_references_are_members_and_pruned_ones_stand_behind():
     optimizer.tell([make_trial(9, np.full(6, 0.1), {"math": 9}, state=TrialState.PRUNED)])
     assert optimizer._rank.tolist()[2] > max(optimizer._rank[:2])
     assert len(optimizer._told_F) == 2, "no say in the scaling"
-    assert optimizer.ask(3, 10, (running(9, None, kind="reference"),)) == []
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,23 @@ def test_resume_by_replay(new):
         assert same(fresh.ask(n, first, pending), asked)
 
 
+def test_reference_points_may_be_told_late(new):
+    """Workers are not left waiting for them: there are points beside them, under the same laws."""
+    late, n = references(new.dim), new.n(40)
+    log = simulate(new(), two_bowls, n, workers=7, late=late)
+    assert len(points(log)) == n
+    asked = [a for a in log.asks if any(t.kind == "reference" for t in a[3])]
+    assert sum(len(a[4]) for a in asked) >= 3
+    for told, first, k, pending, xs in asked:
+        fresh = new()
+        fresh.tell(log.told[:told])
+        assert same(fresh.ask(k, first, pending), xs), "resume by replay"
+        one = fresh.ask(1, first, pending)
+        beside = tuple(running(first + i, x) for i, x in enumerate(one))
+        rest = fresh.ask(k - 1, first + 1, (*pending, *beside)) if k > 1 and one else []
+        assert same([*one, *rest], xs), "the ask law"
+
+
 def test_failures_are_tolerated_and_never_best(new):
     dim, n = min(new.dim, 3), new.n(60)
     optimizer = new(dim=dim)

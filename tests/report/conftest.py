@@ -20,6 +20,7 @@ SWITCHES = (
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
     "--hide-scrollbars",
 )  # fmt: skip
+UNDRAWN = "[...document.querySelectorAll('.plot, .heat')].filter((p) => !p.dataset.drawn)"
 
 
 class Browser:
@@ -29,26 +30,38 @@ class Browser:
         self.driver = driver
 
     def open(self, page: Path, width: int = 1280, height: int = 900, dark: bool = False) -> None:
-        """Opens a file and waits until every plot is drawn."""
+        """Opens a file and waits until the plots near the screen are drawn."""
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
         self.scheme(dark)
         self.driver.get(page.absolute().as_uri())
         self.wait("return document.documentElement.dataset.ready === 'true'")
 
+    def scroll(self) -> None:
+        """Through the page as a reader does, until every plot is drawn; then back to its top."""
+        for place in self.run(f"return {UNDRAWN}"):
+            self.run("arguments[0].scrollIntoView({ behavior: 'instant' })", place)
+            self.wait("return arguments[0].dataset.drawn", 60, place)
+        self.run("scrollTo({ top: 0, behavior: 'instant' })")
+
     def scheme(self, dark: bool) -> None:
         """What the reader's system prefers."""
-        feature = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+        still = {"name": "prefers-reduced-motion", "value": "reduce"}  # nothing moves by itself
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme, still]})
+
+    def medium(self, name: str) -> None:
+        """What the page is shown on: ``print``, or a screen."""
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": name})
 
     def run(self, script: str, *arguments: Any) -> Any:
         """What a script returns."""
         return self.driver.execute_script(script, *arguments)
 
-    def wait(self, script: str, seconds: float = 60) -> None:
+    def wait(self, script: str, seconds: float = 60, *arguments: Any) -> None:
         """Until a script returns something true."""
         end = time.monotonic() + seconds
-        while not self.run(script):
+        while not self.run(script, *arguments):
             assert time.monotonic() < end, f"not within {seconds} s: {script}; {self.said()}"
             time.sleep(0.05)
 
@@ -58,6 +71,7 @@ class Browser:
 
     def picture(self, name: str) -> None:
         """The whole page, into the folder that CI keeps."""
+        self.scroll()
         width, height = self.run(
             "const d = document.documentElement; return [d.clientWidth, d.scrollHeight]"
         )
@@ -112,13 +126,18 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 @pytest.fixture
 def opened(browser: Browser, tmp_path: Path) -> Iterator[Callable[..., Browser]]:
-    """Opens HTML text as a file; the page must have nothing to complain about in the end."""
+    """Opens HTML text as a file, and reads it to its end unless ``read`` is False.
+
+    The page must have nothing to complain about in the end.
+    """
     browser.said()
 
-    def open_page(text: str, **how: Any) -> Browser:
+    def open_page(text: str, read: bool = True, **how: Any) -> Browser:
         page = tmp_path / "report.html"
         page.write_text(text, "utf-8", "replace")
         browser.open(page, **how)
+        if read:
+            browser.scroll()
         return browser
 
     yield open_page

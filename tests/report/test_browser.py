@@ -20,22 +20,23 @@ from tests.report.test_report import HOSTILE, RUNS
 
 DARK = "rgb(20, 25, 27)"
 THREE = (*s.OBJECTIVES, Objective("chat", "chat", "acc"))
-PLACES = "return [...document.querySelectorAll('.plot, .heat, canvas')]"
+PLACES = "return [...document.querySelectorAll('.plot, .heat, #lines')]"
 EMPTY = f"{PLACES}.filter((p) => !p.dataset.drawn || p.clientHeight < 60).map((p) => p.id)"
 WHERE = """
 const plot = document.getElementById("plot-front"), box = plot.getBoundingClientRect();
 const { xaxis, yaxis } = plot._fullLayout;
+const at = (trace, k) => [xaxis.d2p(trace.x[k]), yaxis.d2p(trace.y[k])];
+const all = plot.data.filter((t) => t.customdata).flatMap((t) => t.x.map((_, k) => at(t, k)));
 const marks = plot.data.find((t) => t.name === arguments[0] && t.customdata);
-const at = (k) => [
-  box.left + xaxis._offset + xaxis.d2p(marks.x[k]), box.top + yaxis._offset + yaxis.d2p(marks.y[k])
-];
-const apart = (i, j) => Math.hypot(at(i)[0] - at(j)[0], at(i)[1] - at(j)[1]) > 9;
-const inside = (j) => xaxis.d2p(marks.x[j]) > 9 && xaxis.d2p(marks.x[j]) < xaxis._length - 9 &&
-  yaxis.d2p(marks.y[j]) > 9 && yaxis.d2p(marks.y[j]) < yaxis._length - 9;
-const free = (j) => inside(j) && marks.x.every((_, i) => i === j || apart(i, j));
-const k = marks.x.findIndex((_, j) => free(j));
-return [...at(k), marks.customdata[k]];
+const within = (v, size) => v > 9 && v < size - 9;
+const inside = ([x, y]) => within(x, xaxis._length) && within(y, yaxis._length);
+const near = ([x, y]) => all.filter(([u, v]) => Math.hypot(u - x, v - y) < 9);
+const free = (spot) => inside(spot) && near(spot).length === 1;
+const k = marks.x.findIndex((_, j) => free(at(marks, j)));
+const [x, y] = at(marks, k);
+return [box.left + xaxis._offset + x, box.top + yaxis._offset + y, marks.customdata[k]];
 """
+HOVERED = "return document.querySelector('#plot-front .hoverlayer').textContent"
 
 
 def pruned(trial, share=0.3):
@@ -68,16 +69,21 @@ def run():
 
 @pytest.mark.parametrize(("place", "width"), [("desktop", 1280), ("phone", 390)])
 def test_everything_is_drawn(opened, run, place, width):
-    browser = opened(page.page(run), width=width)
+    browser = opened(page.page(run), read=False, width=width)
     assert browser.run(f"{PLACES}.length") == 6
+    assert "plot-volume" in browser.run(EMPTY), "far below the screen, and drawn at once"
+    browser.scroll()
     assert browser.run(EMPTY) == []
     assert browser.run("return document.documentElement.scrollWidth") <= width
     estimates = sum(t.state is TrialState.PRUNED for t in run.trials)
-    found = browser.run(
-        "return document.getElementById('plot-front').data.filter((t) => t.error_x).map((t) =>"
-        " [t.x.length, t.error_x.array.every((e) => e > 0)])"
-    )
-    assert found == [[estimates, True]]
+    for key, lines in (("front", 2), ("best", 1)):
+        found = browser.run(
+            f"const t = document.getElementById('plot-{key}').data;"
+            "const named = (name) => t.find((l) => l.name === name);"
+            "const ends = named('intervals').x.filter((v) => v !== null).length;"
+            "return [named('stopped early (95% interval)').x.length, ends / 2]"
+        )
+        assert found == [estimates, lines * estimates]
     browser.picture(f"report-{place}-light")
     ink = "return document.querySelector('#plot-front .xtick text').style.fill"
     light = browser.run(ink)
@@ -96,9 +102,9 @@ def test_a_click_fills_the_recipe_panel(opened, run):
     ]["number"][index]
     assert browser.run("return document.getElementById('panel').dataset.trial") != str(number)
     browser.mouse(x, y)
-    browser.wait("return document.querySelector('#plot-front .hoverlayer').textContent")
-    told = browser.run("return document.querySelector('#plot-front .hoverlayer').textContent")
-    assert f"trial {number}" in told
+    browser.wait(HOVERED)
+    told = browser.run(HOVERED)
+    assert told.startswith(f"trial {number}")
     assert "linear: weight" in told
     for _ in range(10):  # plotly drops a click that comes faster than its hover, as no hand does
         browser.mouse(x, y, click=True)
@@ -112,6 +118,74 @@ def test_a_click_fills_the_recipe_panel(opened, run):
     shown = browser.run("return document.querySelector('#panel .heat').data[0].z")
     np.testing.assert_allclose(shown, trial.recipe.coefficients["weight"], rtol=1e-4)
     assert f"{trial.scores.values['math']:.3f}" in panel
+    ring = (
+        "const p = document.getElementById('plot-front');"
+        "const r = p.querySelector('.scatterlayer .trace:last-child path').getBoundingClientRect();"
+        "return [r.left + r.width / 2 - arguments[0], r.top + r.height / 2 - arguments[1]]"
+        ".every((gap) => Math.abs(gap) < 2)"
+    )
+    browser.wait(ring, 60, x, y)
+
+
+def test_a_drag_zooms_and_a_double_click_shows_everything(opened, run):
+    browser = opened(page.page(run))
+    browser.run("document.getElementById('plot-front').scrollIntoView({ behavior: 'instant' })")
+    view = (
+        "const l = document.getElementById('plot-front')._fullLayout;"
+        "return [l.xaxis.range, l.yaxis.range].flat()"
+    )
+    before = browser.run(view)
+    left, top, width, height = browser.run(
+        "const p = document.getElementById('plot-front'), { xaxis, yaxis } = p._fullLayout;"
+        "const b = p.getBoundingClientRect();"
+        "return [b.left + xaxis._offset, b.top + yaxis._offset, xaxis._length, yaxis._length]"
+    )
+    middle, corner = (left + width / 2, top + height / 2), (left + width, top)
+    browser.mouse(*middle, (middle[0] + 40, middle[1] - 40), corner)
+    x0, x1, y0, y1 = before
+    wanted = [(x0 + x1) / 2, x1, (y0 + y1) / 2, y1]
+    np.testing.assert_allclose(browser.run(view), wanted, atol=0.01)
+
+    def twice(until):
+        for _ in range(10):  # two clicks that a busy machine sees late are two single ones
+            browser.mouse(*middle, click=True)
+            browser.mouse(*middle, click=True)
+            time.sleep(0.5)
+            if until():
+                return
+
+    twice(lambda: browser.run(view) == before)
+    assert browser.run(view) == before
+    twice(lambda: browser.run(view) != before)
+    x0, x1, y0, y1 = browser.run(view)
+    shown = [t.scores.values for t in run.trials if t.split == "search"]
+    assert x0 < min(v["math"] for v in shown) < max(v["math"] for v in shown) < x1
+    assert y1 < min(-v["code"] for v in shown) < max(-v["code"] for v in shown) < y0, "a loss"
+
+
+def test_a_stopped_trial_says_why_and_how_surely(opened):
+    run = study(pareto=False)
+    number = max(t.number for t in run.trials if t.state is TrialState.PRUNED)
+    trials = [
+        dataclasses.replace(t, raced_after=20) if t.number == number else t for t in run.trials
+    ]
+    browser = opened(page.page(dataclasses.replace(run, trials=tuple(trials))))
+    browser.run(
+        "const f = document.getElementById('find'); f.value = arguments[0];"
+        "f.dispatchEvent(new Event('change'))",
+        number,
+    )
+    told = [t for t in trials if t.split == "search"][:20]
+    scale = run.scale()
+    complete = [t for t in told if t.state is TrialState.COMPLETE]
+    rival = max(complete, key=lambda t: scale.scalar(t.scores.values))
+    line = browser.run("return document.querySelector('#panel .stopped').textContent")
+    asked = 3 * 48
+    assert line.startswith(
+        f"Stopped after {asked} of 480 documents: it could not overtake {rival.name} any more."
+    )
+    assert "estimates: mean normalised 0." in line
+    browser.picture("report-stopped")
 
 
 def test_choosing_axes_colour_and_time(opened, run):
@@ -138,7 +212,7 @@ def test_choosing_axes_colour_and_time(opened, run):
     assert browser.run(titles) == [named[0], named[2], named[0]]
     browser.run(choose, "paint", "front")
     assert browser.run(titles)[2] == ""
-    x = "return document.getElementById('plot-best').data.at(-1).x.at(-1)"
+    x = "return document.getElementById('plot-best').data.at(-2).x.at(-1)"
     assert browser.run(x) == 40
     browser.run(choose, "over", "time")
     spent = sum(
@@ -202,12 +276,14 @@ def test_hostile_names_stay_text(opened):
 
 
 def test_thousands_of_trials(opened):
-    browser = opened(page.page(s.study(n=2000, objectives=THREE, groups=12, documents=40)))
+    browser = opened(page.page(s.study(n=2000, objectives=THREE, groups=12, documents=40)), read=False)
     paint = browser.run(
         "return performance.getEntriesByName('first-contentful-paint')[0].startTime"
     )
     assert paint < 2000
+    browser.scroll()
     assert browser.run(EMPTY) == []
+    browser.picture("report-thousands")
 
 
 def test_many_runs(opened):
@@ -220,7 +296,10 @@ def test_many_runs(opened):
     browser = opened(many_page.page(compare(runs)))
     assert browser.run(EMPTY) == []
     assert browser.run("return document.querySelector('h1').textContent") == "cma_es is ahead"
-    names = "return document.getElementById('plot-best').data.map((t) => t.name).filter(Boolean)"
+    names = (
+        "return document.getElementById('plot-best').data.map((t) => t.name)"
+        ".filter(Boolean)"
+    )
     assert browser.run(names) == ["cma_es", "random"]
     browser.picture("many-desktop-light")
 
@@ -241,6 +320,18 @@ def test_a_real_search_of_the_zoo(opened, tmp_path):
 
 
 def test_paper(opened, run):
-    browser = opened(page.page(run), dark=True)
+    browser = opened(page.page(run), read=False, width=816, dark=True)
+    ink = "return getComputedStyle(document.body).backgroundColor"
+    assert browser.run(ink) == DARK
+    browser.medium("print")
+    assert "plot-volume" in browser.run(EMPTY)
+    browser.run("dispatchEvent(new Event('beforeprint'))")  # as the print dialogue does
+    assert browser.run(EMPTY) == []
+    wide = "[...document.querySelectorAll('.plot')].filter((p) => p.layout.width > p.clientWidth)"
+    assert browser.run(f"return {wide}.map((p) => p.id)") == []
+    assert browser.run(ink) == "rgb(255, 255, 255)"
+    browser.picture("report-paper")
+    browser.run("dispatchEvent(new Event('afterprint'))")
+    browser.medium("")
     made = browser.driver.execute_cdp_cmd("Page.printToPDF", {"printBackground": True})["data"]
     assert base64.b64decode(made).startswith(b"%PDF")

@@ -77,7 +77,7 @@ def test_a_parabola_is_found_and_noise_is_not():
     found = effects(searched(weights, lambda w: 1 - (w[0] - 0.3) ** 2))
     first = found[0]
     assert [e.name for e in found] == [
-        f"weight \u00b7 layers.0 \u00b7 {who} (+3 in step)" for who in ("math", "code")
+        f"weight \u00b7 layers.0 \u00b7 {who} (+3 alike)" for who in ("math", "code")
     ]
     assert first.share["math"] > 0.99
     assert first.best_at["math"] == pytest.approx(0.3 * 0.8, abs=0.03)  # layer 0 has 0.8 of it

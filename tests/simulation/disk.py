@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
-from evomerge import store
+from evomerge import document_scores, store
 from evomerge.journal import Journal
 
 RECORD = b'"user_attr":{"result":'
@@ -110,14 +110,17 @@ def under(disk: Disk) -> Iterator[None]:
                 disk.loose.clear()
                 disk._mark(self._path)
 
-    write_scores = store._write_scores
+    write_scores = document_scores.write
 
     def mortal_scores(folder, trial):
-        path = store._scores_path(folder, trial.number, trial.split)
+        path = document_scores.path_of(folder, trial.number, trial.split)
         for f in write_scores(folder, trial):
             with disk.operation(path, folder / store.JOURNAL):
                 disk.loose.append(path)
             yield f
 
-    with mock.patch.multiple(store, Journal=MortalJournal, _write_scores=mortal_scores):
+    with (
+        mock.patch.object(store, "Journal", MortalJournal),
+        mock.patch.object(document_scores, "write", mortal_scores),
+    ):
         yield

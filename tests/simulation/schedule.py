@@ -235,7 +235,7 @@ def judge(plan: Plan, build: Build, folder: Path, witnesses: Sequence[Witness]) 
         _judge_trial(plan, t)
     results = [e for e in read(folder / JOURNAL).entries if RESULT in e.attrs]
     assert all(e.closed for e in results), "Optuna thinks that a finished trial runs"
-    _judge_fold(build(problem(plan.seed)), trials, witnesses)
+    _judge_fold(build(problem(plan.seed)), trials, found.running, witnesses)
     if not _is_hopeless(trials):
         assert not found.running
         searched = sorted(t.number for t in trials if t.split == "search")
@@ -265,14 +265,19 @@ def _judge_trial(plan: Plan, t: Trial) -> None:
         assert each is None or np.array_equal(found, each)
 
 
-def _judge_fold(fresh: Optimizer, trials: Sequence[Trial], witnesses: Sequence[Witness]) -> None:
+def _judge_fold(
+    fresh: Optimizer,
+    trials: Sequence[Trial],
+    running: Sequence[Trial],
+    witnesses: Sequence[Witness],
+) -> None:
     """Every search trial is what an undisturbed optimizer proposes at that place of the fold.
 
     An ask of a sitting whose RUNNING records a power cut took never happened; all others are asked
     again of a fresh optimizer that is told the stored trials in their order.
     """
     told = [t for t in trials if t.split == "search"]
-    by_number = {t.number: t for t in told}
+    by_number = {t.number: t for t in (*running, *told)}  # a hopeless study leaves some running
 
     def stands(number: int, x: np.ndarray | None) -> bool:
         t = by_number.get(number)

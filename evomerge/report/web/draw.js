@@ -1,12 +1,11 @@
-// What every plot shares: the data, colours that follow the theme, and how plotly is called.
+// What every plot shares: the data, colours that follow the theme, words, and elements of the page.
 const D = JSON.parse(document.getElementById("data").textContent);
 const root = document.documentElement;
 const $ = (id) => document.getElementById(id);
-const touch = matchMedia("(pointer: coarse)").matches;
 const SHADES = ["paper", "card", "ink", "muted", "rule", "dot", "merged", "single", "low", "high",
   "c0", "c1", "c2", "c3", "c4", "c5", "c6", "c7"];
 const FONT = "ui-sans-serif, system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif";
-const CLEAR = "rgba(0,0,0,0)";
+const touch = matchMedia("(pointer: coarse)").matches;
 let C = {};
 
 // Custom properties resolve only where they are used: a probe is coloured with each.
@@ -48,57 +47,9 @@ const element = (tag, attributes = {}, ...children) => {
   return made;
 };
 
-const layout = (x, y, more = {}) => {
-  const axis = {
-    gridcolor: C.rule, zeroline: false, ticks: "outside", ticklen: 4, tickcolor: CLEAR, automargin: true,
-    tickfont: { color: C.muted, size: 11 }, fixedrange: touch,
-  };
-  const title = (text) => ({ text, standoff: 12, font: { color: C.muted, size: 12 } });
-  return {
-    font: { family: FONT, color: C.ink, size: 13 }, paper_bgcolor: CLEAR, plot_bgcolor: CLEAR,
-    margin: { l: 8, r: 12, t: 34, b: 8 }, hovermode: "closest", dragmode: touch ? false : "zoom",
-    hoverlabel: { bgcolor: C.card, bordercolor: C.rule, align: "left", font: { color: C.ink, size: 12, family: FONT } },
-    legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font: { size: 12, color: C.muted }, itemclick: false, itemdoubleclick: false },
-    ...more,
-    xaxis: { ...axis, title: title(x), ...more.xaxis },
-    yaxis: { ...axis, title: title(y), ...more.yaxis },
-  };
-};
-
 const range = (values, pad = 0.08) => {
   const known = values.filter((v) => v !== null && isFinite(v));
   const low = known.reduce((a, b) => Math.min(a, b), Infinity), high = known.reduce((a, b) => Math.max(a, b), -Infinity);
   const margin = high > low ? pad * (high - low) : 0.05 * Math.max(Math.abs(high), 0.1);
   return known.length ? [low - margin, high + margin] : [0, 1];
-};
-
-// A plot is a name and a function that builds it from the state of the page.
-const figures = {};
-const draw = (key) => {
-  const place = $(`plot-${key}`);
-  if (!place || !figures[key] || !window.Plotly) return;
-  const figure = figures[key]();
-  Plotly.react(place, figure.data, figure.layout, { responsive: true, displayModeBar: false });
-  if (place.dataset.drawn) return;
-  place.dataset.drawn = "true";
-  place.on("plotly_click", (event) => {
-    const chosen = event.points[0]?.customdata;
-    if (figure.clicked && typeof chosen === "number") figure.clicked(chosen);
-  });
-};
-
-// The first paint comes before plotly is unpacked; then one plot at a time, so that the page stays alive.
-const unpack = async () => {
-  const packed = Uint8Array.from(atob($("plotly").textContent), (c) => c.charCodeAt(0));
-  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
-  const script = document.createElement("script");
-  script.textContent = await new Response(stream).text();
-  document.head.append(script);
-};
-const later = () => new Promise((done) => setTimeout(done));
-const drawAll = async () => {
-  for (const key of Object.keys(figures)) {
-    draw(key);
-    await later();
-  }
 };

@@ -1,12 +1,12 @@
 // The page itself: theme, buttons, paper, and the order in which things appear.
 const night = matchMedia("(prefers-color-scheme: dark)");
-const repaint = () => {
+const repaint = (everything = false) => {
   readShades();
-  Object.keys(figures).forEach(draw);
-  if (typeof fill === "function") fill();
-  if (typeof drawParallel === "function") drawParallel();
+  if (everything) nearAll();
+  if (typeof fill === "function") [fill(), drawParallel()];
+  refreshAll();
 };
-night.addEventListener("change", repaint);
+night.addEventListener("change", () => repaint());
 $("theme").addEventListener("click", () => {
   const dark = root.dataset.theme ? root.dataset.theme === "dark" : night.matches;
   root.dataset.theme = dark ? "light" : "dark";
@@ -17,9 +17,11 @@ let before;
 addEventListener("beforeprint", () => {
   before = root.dataset.theme;
   root.dataset.theme = "light";
-  repaint();
+  root.dataset.paper = "true"; // the wide layout, before plots are drawn to its measure
+  repaint(true);
 });
 addEventListener("afterprint", () => {
+  delete root.dataset.paper;
   if (before) root.dataset.theme = before;
   else delete root.dataset.theme;
   repaint();
@@ -52,17 +54,18 @@ document.addEventListener("click", (event) => {
   if (button.classList.contains("pin") && typeof pin === "function" && at.has(Number(button.dataset.pin))) {
     pin(at.get(Number(button.dataset.pin)));
     const box = $("panel")?.getBoundingClientRect();
-    if (box && (box.bottom < 80 || box.top > innerHeight - 80)) $("panel").scrollIntoView({ behavior: "smooth", block: "center" });
+    if (box && (box.bottom < 80 || box.top > innerHeight - 80)) $("panel").scrollIntoView({ block: "center" });
   }
 });
 
+const frame = () => new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
 const start = async () => {
-  readShades();
-  if (typeof fill === "function") [fill(), drawParallel()];
+  await frame();
+  repaint();
   await unpack();
-  await drawAll();
-  if (typeof fill === "function") fill();
+  watchAll();
+  for (let k = 0; k < 2; k++) await frame(); // what is near is told between frames
   performance.mark("drawn");
   root.dataset.ready = "true";
 };
-requestAnimationFrame(() => setTimeout(start));
+start();

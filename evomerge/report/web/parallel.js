@@ -1,7 +1,6 @@
-// Parallel coordinates on a canvas of our own: plotly's need WebGL and compile code at run time, which the
-// page's security policy forbids; thousands of lines are redrawn in milliseconds here.
+// Parallel coordinates: thousands of lines are redrawn in milliseconds on a canvas.
 const canvas = $("lines");
-const PAD = { top: 40, bottom: 22, side: 54 };
+const PAD = { top: 54, bottom: 22, side: 54 };
 const main = D.layouts[D.main];
 const rowOf = new Map((main?.numbers ?? []).map((n, r) => [n, r]));
 const axes = canvas ? [
@@ -44,9 +43,9 @@ const drawAxes = (pen) => {
     const ends = x.flip ? [x.range[1], x.range[0]] : x.range;
     pen.textAlign = "center";
     pen.fillStyle = x.coefficient ? C.muted : C.ink;
-    const fit = Math.max(4, Math.floor(((box.width - 2 * PAD.side) / Math.max(1, axes.length - 1)) / 6.2));
-    const words = wrap(x.name.replaceAll(" \u00b7 ", " "), fit).slice(0, 2);
-    words.forEach((w, j) => pen.fillText(clip(w, fit + 1), at, PAD.top - 10 - 13 * (words.length - 1 - j)));
+    const fit = Math.min(17, Math.max(4, Math.floor(((box.width - 2 * PAD.side) / Math.max(1, axes.length - 1)) / 6.6)));
+    const text = wrap(x.name.replaceAll(" \u00b7 ", " "), fit).slice(0, 3);
+    text.forEach((w, j) => pen.fillText(clip(w, fit + 1), at, PAD.top - 10 - 13 * (text.length - 1 - j)));
     pen.fillStyle = C.muted;
     pen.fillText(show(ends[0], 2), at, box.height - 6);
     pen.textAlign = "left";

@@ -9,20 +9,25 @@ let pinned = at.get(D.best) ?? (T.number.length ? 0 : null);
 const arrow = (o) => (o.up ? "\u2191" : "\u2193");
 const axisName = (k) => `${safe(clip(D.objectives[k].name, 30))} \u00b7 ${safe(clip(D.objectives[k].metric, 24))} ${arrow(D.objectives[k])}`;
 
+const CONFIDENT = 1.96; // standard errors to each side of an estimate: 95%
 const estimate = (i) => {
   const asked = T.asked[i];
-  return asked && asked[1] ? `estimate from ${asked[0]} of ${asked[1]} documents` : "estimate";
+  return asked && asked[1] ? `after ${asked[0]} of ${asked[1]} documents` : "early";
 };
+const interval = (v, error) => (error === null || v === null ? "" : `${show(v - CONFIDENT * error)} to ${show(v + CONFIDENT * error)}`);
 
+// What a trial says when it is pointed at, worked out once.
+const said = [];
 const hover = (i) => {
-  const lines = [`<b>${safe(T.name[i])}</b>`];
-  if (T.kind[i] === "estimate") lines.push(`stopped early: ${estimate(i)}`);
+  if (said[i]) return said[i];
+  const lines = [T.name[i]];
+  if (T.kind[i] === "estimate") lines.push(`stopped ${estimate(i)}: an estimate`);
   D.objectives.forEach((o, k) => {
     const error = T.stderr[k][i] === null ? "" : ` \u00b1${show(T.stderr[k][i])}`;
-    lines.push(`${safe(clip(o.name, 30))}  ${show(T.raw[k][i])}${error}  ${safe(clip(o.metric, 20))} ${arrow(o)}`);
+    lines.push(`${clip(o.name, 30)}  ${show(T.raw[k][i])}${error}  ${clip(o.metric, 20)} ${arrow(o)}`);
   });
-  lines.push(`${safe(D.title)} normalised  ${show(T.scalar[i])}`);
-  return [...lines, ...wrap(T.recipe[i], 46).map(safe)].join("<br>");
+  lines.push(`${D.title} normalised  ${show(T.scalar[i])}`);
+  return (said[i] = told([...lines, ...wrap(T.recipe[i], 46)].map(safe)));
 };
 
 // Parameter to its matrix, layer groups down and experts across.
@@ -32,32 +37,44 @@ const matrices = (i) => {
   return D.layouts[k].cells.map(({ name, at }) => ({ name, z: at.map((r) => r.map((c) => values[c])) }));
 };
 
-const heat = (i, { name, z }) => {
-  const own = D.layouts[where.get(T.number[i])[0]];
-  const top = Math.max(1e-9, ...z.map((r) => Math.max(...r.map(Math.abs))));
-  const signed = z.some((r) => r.some((v) => v < 0));
+// Many cells carry no numbers: the darkest one says what the colours mean.
+const crowded = ({ z }) => z.length > 24 || z[0].length > 8;
+const peak = ({ z }) => Math.max(1e-9, ...z.map((r) => Math.max(...r.map(Math.abs))));
+const darkest = (matrix) => (crowded(matrix) ? `, darkest: ${show(peak(matrix), 2)}` : "");
+const tall = (matrix) => 32 + Math.min(380, Math.max(30, matrix.z.length * (crowded(matrix) ? 12 : 26)));
+
+// One cell per layer group and expert. Of many groups few are named.
+const heatFigure = (i, matrix) => {
+  const own = D.layouts[where.get(T.number[i])[0]], { z } = matrix, top = peak(matrix), many = crowded(matrix);
   const columns = z[0].length === 1 && own.models.length > 1 ? ["all experts"] : own.models;
-  const many = z.length > 24 || columns.length > 8;
-  const ticks = (names, limit) => ({
-    tickvals: names.map((_, j) => j).filter((j) => j % Math.ceil(names.length / limit) === 0),
-    ticktext: names.filter((_, j) => j % Math.ceil(names.length / limit) === 0).map((n) => safe(clip(n, 18))),
-    showgrid: false, ticklen: 0, tickfont: { color: C.muted, size: 11 }, title: { text: "" }, fixedrange: true,
-  });
-  const data = [{
-    type: "heatmap", z, zmin: signed ? -top : 0, zmax: top, xgap: many ? 0 : 2, ygap: many ? 0 : 2,
-    colorscale: signed ? [[0, C.single], [0.5, C.card], [1, C.merged]] : [[0, C.card], [1, C.merged]],
-    texttemplate: many ? "" : "%{z:.2f}", textfont: { size: 11 }, hoverinfo: "text",
-    hovertext: z.map((r, g) => r.map((v, k) => `${safe(own.groups[g])}<br>${safe(columns[k])}<br><b>${show(v, 4)}</b>`)),
-    colorbar: { thickness: 6, outlinewidth: 0, len: 1, ticklen: 0, tickfont: { color: C.muted, size: 10 }, nticks: 4 },
-  }];
-  const height = 46 + Math.min(380, Math.max(110, z.length * (many ? 12 : 26)));
+  const ticks = (names, limit, n) => {
+    const named = names.map((_, j) => j).filter((j) => j % Math.ceil(names.length / limit) === 0);
+    return { tickvals: named, ticktext: named.map((j) => safe(clip(names[j], n))), showgrid: false, ticklen: 0, fixedrange: true };
+  };
   return {
-    data,
+    data: [{
+      type: "heatmap", z, zmin: -top, zmax: top, xgap: many ? 1 : 2, ygap: many ? 0 : 2, showscale: false,
+      colorscale: [[0, C.single], [0.5, C.paper], [1, C.merged]], texttemplate: many ? "" : "%{z:.2f}", textfont: { size: 11 }, hoverinfo: "text",
+      hovertext: z.map((r, g) => r.map((v, k) => told([show(v, 4), safe(own.groups[g]), safe(columns[k])]))),
+    }],
     layout: layout("", "", {
-      height, margin: { l: 4, r: 4, t: 24, b: 4 }, dragmode: false,
-      xaxis: { ...ticks(columns, 8), side: "top" }, yaxis: { ...ticks(own.groups, 24), autorange: "reversed" },
+      margin: { l: 60, r: 4, t: 28, b: 4 }, dragmode: false,
+      xaxis: { ...ticks(columns, 8, 18), side: "top" }, yaxis: { ...ticks(own.groups, 24, 22), autorange: "reversed" },
     }),
   };
+};
+
+// The place of a parameter's heat map; it stays when another recipe is pinned.
+const heats = new Map();
+const heat = (matrix) => {
+  if (!heats.has(matrix.name)) {
+    const place = element("div", { class: "heat", role: "img", "aria-label": `${matrix.name} by layer group and expert` });
+    heats.set(matrix.name, place);
+    watch(place, () => heatFigure(pinned, matrices(pinned).find((m) => m.name === matrix.name)));
+  }
+  const place = heats.get(matrix.name);
+  place.style.height = `${tall(matrix)}px`;
+  return place;
 };
 
 const command = (line, k) => {
@@ -90,13 +107,21 @@ const step = (by) => {
   pin(on[(on.indexOf(pinned) + by + on.length) % on.length]);
 };
 
+// Why a trial was stopped, and how far its score may lie from the estimate.
+const stopped = (i) => {
+  if (T.kind[i] !== "estimate") return null;
+  const rival = T.rival[i], spread = interval(T.scalar[i], T.spread[i]);
+  const why = rival === null ? "it could not win any more" : `it could not overtake ${T.name[at.get(rival)] ?? `trial ${rival}`} any more`;
+  return element("p", { class: "stopped" }, `Stopped ${estimate(i)}: ${why}. The scores are estimates`,
+    spread ? `: ${D.title} normalised ${spread} (95% interval).` : ".");
+};
+
 const fill = () => {
   const panel = $("panel");
   if (!panel || pinned === null) return;
   const i = pinned, own = D.layouts[where.get(T.number[i])[0]];
-  const kinds = { front: "on the Pareto front", reference: "reference point", estimate: estimate(i), trial: "" };
+  const kinds = { front: "on the Pareto front", reference: "reference point", estimate: "stopped early", trial: "" };
   const chips = [T.number[i] === D.best ? "the best merge" : "", T.front[i] ? kinds.front : kinds[T.kind[i]], T.kept[i] ? "" : "breaks a bound"];
-  const maps = matrices(i).map((m) => ({ m, place: element("div", { class: "heat" }) }));
   const find = element("input", { type: "number", id: "find", value: T.number[i], "aria-label": "trial number", min: 0 });
   find.addEventListener("change", () => (at.has(Number(find.value)) ? pin(at.get(Number(find.value))) : (find.value = T.number[pinned])));
   const along = T.front[i] ? "along the front" : "by number";
@@ -107,33 +132,20 @@ const fill = () => {
         find,
         element("button", { type: "button", "aria-label": `next, ${along}`, title: `next, ${along}`, onclick: () => step(1) }, "\u203a"))),
     element("p", { class: "chips" }, ...chips.filter(Boolean).map((c) => element("span", {}, c))),
+    ...[stopped(i)].filter(Boolean),
     scoreTable(i),
-    ...maps.flatMap(({ m, place }) => [element("p", { class: "of" }, element("b", {}, m.name), " by layer group and expert"), place]),
+    ...matrices(i).flatMap((m) => [element("p", { class: "of" }, element("b", {}, m.name), " by layer group and expert", darkest(m)), heat(m)]),
     element("p", { class: "fixed" }, [own.method, ...Object.entries(own.fixed).map(([k, v]) => `${k} ${v}`)].join(" \u00b7 ")),
     ...D.commands.map((line, k) => command(line.replaceAll("TRIAL_NUMBER", T.number[i]), k)),
   );
   panel.dataset.trial = T.number[i];
-  if (!window.Plotly) return;
-  for (const { m, place } of maps) {
-    const { data, layout } = heat(i, m);
-    Plotly.react(place, data, layout, { responsive: true, displayModeBar: false });
-    place.dataset.drawn = "true";
-  }
+  heats.forEach(refresh);
 };
 
-// The ring around the pinned trial is a shape, not a mark: moving it leaves thousands of marks as they are.
-const shapes = {};
-const ring = (x, y) => ({
-  type: "circle", xsizemode: "pixel", ysizemode: "pixel", xanchor: x, yanchor: y, x0: -9, x1: 9, y0: -9, y1: 9,
-  line: { color: C.ink, width: 1.8 },
-});
-
-// Pins a trial everywhere: the panel and a ring in every plot.
+// Pins a trial everywhere: the panel, and a ring in every plot.
 const pin = (i) => {
   pinned = i;
   fill();
-  for (const key of Object.keys(shapes)) {
-    if ($(`plot-${key}`)?.dataset.drawn) Plotly.relayout($(`plot-${key}`), { shapes: shapes[key]() });
-  }
+  moveRings();
   drawParallel();
 };
