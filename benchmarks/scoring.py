@@ -37,8 +37,8 @@ gave 4 to 9% and 5 to 11%; those of the shape are good to about 10%::
     100m  rolling *           -8%   1.4   1.0
 
 A zoo candidate of 50 short texts takes 60 ms. Of what it costs beside the forward pass, about 1 ms
-is normalising the logits of `last` and 2 those of `rolling`, the rest lm-eval's own metrics (1.3 ms
-in `rolling`) and some Python on cold caches.
+is normalising the logits of `last` and 2 those of `rolling`; lm-eval's own metrics take 1.3 ms in
+`rolling`; the rest is some Python on cold caches.
 """
 
 from __future__ import annotations
