@@ -20,19 +20,25 @@ document (lm-eval's default), ``choice_5shot_first`` with the same five for all;
 log-likelihood per document) and ``rolling`` (whole texts). `benchmarks/generation.py` has
 generated answers.
 
-On two cores of an AMD EPYC (Zen 4), one thread, otherwise idle; 50 documents and 9 repeats for the
-zoo, 20 and 3 for the shape (overhead, times faster than `simple_evaluate`, lean, sharing)::
+On two cores of an AMD EPYC (Zen 4), one thread; 50 documents and 9 repeats for the zoo, 20 and 3
+for the shape (overhead, times faster than `simple_evaluate`, lean, sharing). Rows with a star were
+measured on a busy machine: those of the zoo are the means of four runs of 15 or 21 repeats, which
+gave 4 to 9% and 5 to 11%; those of the shape are good to about 10%::
 
     zoo   choice               6%   5.2   2.5    1.7
     zoo   choice_5shot         4%   5.1   4.2    3.6
     zoo   choice_5shot_first   6%   8.6   7.4   13.5
-    zoo   last                11%   8.5   3.2    0.9
-    zoo   rolling             13%   7.5   3.4
+    zoo   last *               6%   8.7   3.2    0.9
+    zoo   rolling *            8%   9.0   4.1
     100m  choice               0%   3.8   3.6    3.0
     100m  choice_5shot         0%   5.1   5.0    4.0
+    100m  choice_5shot_first * 4%  15.3  15.5   15.4
+    100m  last *               2%   1.6   1.3    1.0
+    100m  rolling *           -8%   1.4   1.0
 
-A zoo candidate of 50 short texts takes 60 ms; 6 to 8 ms of lm-eval's filters and metrics are the
-11 and 13%.
+A zoo candidate of 50 short texts takes 60 ms. Of what it costs beside the forward pass, about 1 ms
+is normalising the logits of `last` and 2 those of `rolling`; lm-eval's own metrics take 1.3 ms in
+`rolling`; the rest is some Python on cold caches.
 """
 
 from __future__ import annotations
