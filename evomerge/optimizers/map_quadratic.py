@@ -106,7 +106,7 @@ class MapQuadratic:
         variant: str = "plain",
         n_design: int | None = None,
         n_refine: int = 2,
-        n_pair: int = 5,
+        n_pair: int = 3,
         surrogates: Sequence[str] = surrogate.KINDS,
         links: Sequence[str] = tuple(LINKS),
         optimism: float = 1.0,

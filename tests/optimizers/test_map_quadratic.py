@@ -191,11 +191,22 @@ def test_nested_pairs_experts_and_then_searches_the_whole_space():
 
     optimizer = new(dim=6, objectives=(MATH,), variant="nested", n_pair=4)
     log = simulate(optimizer, score, 40)
-    alone = {tuple(t.x) for t in log.told[:6]}
-    assert alone == {tuple(row) for row in np.eye(6)}
-    assert all((t.x > 0).sum() <= 2 for t in log.told[6:18]), "the first pairs"
+    first = {tuple(t.x) for t in log.told[:7]}
+    assert first == {tuple(row) for row in np.vstack([np.zeros(6), np.eye(6)])}
+    assert all((t.x > 0).sum() <= 2 for t in log.told[7:19]), "the first pairs"
     assert optimizer._open_tournament is None
     assert best(log, lambda x: score(x)["math"]) > 0.985
+
+
+def test_nested_does_not_wait_for_what_references_measured():
+    optimizer = new(dim=4, objectives=(MATH,), variant="nested")
+    points = np.vstack([np.zeros(4), np.eye(4)])
+    for number, x in enumerate(points):
+        scores = {"math": 1 - float(np.mean((x - 0.3) ** 2))}
+        optimizer.tell([make_trial(number, x, scores, kind="reference")])
+    (x,) = optimizer.ask(1, 5)
+    optimizer.tell([make_trial(5, x, {"math": 0.5})])
+    assert all(0 < (x > 0).sum() <= 2 for x in optimizer.ask(4, 6)), "the first pairs"
 
 
 def test_nested_reads_experts_off_the_geometry():
