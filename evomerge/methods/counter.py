@@ -14,7 +14,7 @@ import hashlib
 
 import torch
 
-_WEYL = -1640531527  # 0x9E3779B9, the golden ratio, as a signed 32-bit number
+WEYL = -1640531527  # 0x9E3779B9, the golden ratio, as a signed 32-bit number
 _ROUND_1 = 0x7FEB352D
 _ROUND_2 = -2073254261  # 0x846CA68B
 
@@ -44,7 +44,7 @@ def shifted(of: Key, start: int) -> Key:
 
     A kernel that walks a tensor in pieces counts from 0 in each.
     """
-    first = (of.first + start * _WEYL + (1 << 31)) % (1 << 32) - (1 << 31)
+    first = (of.first + start * WEYL + (1 << 31)) % (1 << 32) - (1 << 31)
     high = (start >> 32) & 0xFFFFFFFF
     return Key(first, of.second ^ (high - (1 << 32) if high >> 31 else high))
 
@@ -73,7 +73,7 @@ def hash_(
     first: int | torch.Tensor,
     second: int | torch.Tensor,
 ) -> None:
-    """The hash itself, in place on int32 offsets: what a fused kernel calls.
+    """The hash itself, in place on int32 offsets.
 
     Args:
         x: Offsets; overwritten with random bits.
@@ -81,7 +81,17 @@ def hash_(
         first: :attr:`Key.first`.
         second: :attr:`Key.second`.
     """
-    x.mul_(_WEYL).add_(first)
+    mix_(x.mul_(WEYL).add_(first), spare, second)
+
+
+def mix_(x: torch.Tensor, spare: torch.Tensor, second: int | torch.Tensor) -> None:
+    """What follows the Weyl sequence: rounds of the hash, in place.
+
+    Args:
+        x: ``WEYL * offset + first``; overwritten with random bits.
+        spare: int32 of the same shape, overwritten.
+        second: :attr:`Key.second`.
+    """
     for shift, factor in ((16, _ROUND_1), (15, _ROUND_2)):
         x.bitwise_xor_(_shift_right(x, shift, spare)).mul_(factor)
         if factor == _ROUND_1:

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from evomerge.methods.counter import hash_
+from evomerge.methods.counter import WEYL, mix_
 from evomerge.methods.lanes import Lanes
 from evomerge.methods.parts import wide_dtype
 
@@ -87,6 +87,8 @@ class Form:
             numbers[2 * k :],
             numbers[-1],
         )
+        if self.by_entry:  # instead of 2^-24 for every entry's probability: exact
+            scales = [s * 2.0**24 for s in scales]
         values = self.pruned(base, tensors[1:], windows, whole, lanes)
         if self.election != "paper":
             values = [value.mul_(s) for value, s in zip(values, scales, strict=True)]
@@ -114,11 +116,14 @@ class Form:
         whole: Any,
         lanes: Lanes,
     ) -> list[torch.Tensor]:
-        """The pruned task vectors ``t_k`` of a piece, in base's dtype; see :meth:`merge`."""
+        """The pruned task vectors ``t_k`` of a piece, in base's dtype; see :meth:`merge`.
+
+        Where they are divided by their own probability, they are so in units of 2^-24.
+        """
         experts, ranks = tensors[: self.experts], tensors[self.experts :]
-        wide, found, offsets = base.dtype, [], None
+        wide, found, steps = base.dtype, [], None
         if self.random:
-            offsets = torch.arange(base.numel(), out=lanes.spare(torch.int32))
+            steps = torch.arange(base.numel(), out=lanes.spare(torch.int32)).mul_(WEYL)
         deltas = [lanes.spare(wide) for _ in experts]
         mark = lanes.mark()
         for k, (expert, room) in enumerate(zip(experts, deltas, strict=True)):
@@ -126,12 +131,11 @@ class Form:
             delta = room.copy_(expert).sub_(base)
             rank = _rank(ranks[k], wide, lanes) if self.ranked else None
             first, second = windows[2 * k : 2 * k + 2]
-            if offsets is not None:
-                uniform = _uniform(offsets, whole[2 * k : 2 * k + 2], wide, lanes)
+            if steps is not None:
+                uniform = _uniform(steps, whole[2 * k : 2 * k + 2], wide, lanes)
                 bound = first if rank is None else rank.mul_(second).add_(first)
                 if self.by_entry:
-                    p = lanes.spare(wide).copy_(bound).clamp_min_(1).mul_(2.0**-24)
-                    delta.div_(p)
+                    delta.div_(torch.clamp_min(bound, 1, out=lanes.spare(wide)))
                 delta = lanes.only(lanes.below(uniform, bound), delta)
             elif rank is not None:
                 delta = lanes.only(lanes.below(rank, second), delta)
@@ -160,9 +164,10 @@ def _rank(ranks: torch.Tensor, wide: torch.dtype, lanes: Lanes) -> torch.Tensor:
 
 
 def _uniform(
-    offsets: torch.Tensor, halves: Sequence[Any], wide: torch.dtype, lanes: Lanes
+    steps: torch.Tensor, halves: Sequence[Any], wide: torch.dtype, lanes: Lanes
 ) -> torch.Tensor:
-    """24-bit uniforms as whole numbers."""
-    bits = lanes.spare(torch.int32).copy_(offsets)
-    hash_(bits, lanes.spare(torch.int32), *halves)
+    """24-bit uniforms as whole numbers; ``steps`` are the Weyl sequence, the same for all keys."""
+    first, second = halves
+    bits = torch.add(steps, first, out=lanes.spare(torch.int32))
+    mix_(bits, lanes.spare(torch.int32), second)
     return lanes.spare(wide).copy_(bits.bitwise_right_shift_(8).bitwise_and_(0xFFFFFF))

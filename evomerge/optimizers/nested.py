@@ -7,8 +7,8 @@ nodes are paired again until one is left. That costs N + 1 + (N - 1) n_pair tria
 found is the sample that the surrogates over the whole space start from: the last mixture's ratios
 are not frozen, as they are in the paper.
 
-Nor does the paper measure the base. It lies in every pair's plane, so one trial tells all of them
-which way is down; without it, on six digit experts whose best merges are close to the base, two
+The paper does not measure the base. It lies in every pair's plane: one trial tells all of them how
+good small weights are. Without it, on six digit experts whose best merges are close to it, two
 searches of five ended among mixtures that know nothing of some digits.
 """
 
