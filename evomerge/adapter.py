@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evomerge.checkpoint import Checkpoint, TensorInfo, locate, read_header
+from evomerge.checkpoint import Checkpoint, TensorInfo, locate, read_tensors
 from evomerge.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -95,11 +95,7 @@ class Adapter(Checkpoint):
                 f"{name}: {folder} has no {WEIGHTS}; pickled adapters (.bin) are not read. Load "
                 "it with peft and save_pretrained() it again."
             )
-        tensors = {
-            key: TensorInfo(key, tuple(entry["shape"]), entry["dtype"], WEIGHTS)
-            for key, entry in read_header(name, folder / WEIGHTS).items()
-        }
-        own = Checkpoint(name, source, folder, config, tensors)
+        own = Checkpoint(name, source, folder, config, read_tensors(name, folder, [WEIGHTS]))
         factors, replaced = _match(own, base)
         return cls(
             name, source, folder, base.config, base.tensors,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import tempfile
 from collections.abc import Iterator
@@ -37,3 +38,27 @@ def appearing(path: Path) -> Iterator[Path]:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Holds a lock file (flock); yields whether it is held, or there is none to be had.
+
+    Where the folder cannot be written, or its file system has no locks, nobody waits: what is
+    locked here costs work where it is done twice, and no harm.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = path.open("w")
+    except OSError:
+        yield True
+        return
+    with handle:
+        mine = True
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            mine = False
+        except OSError:  # a file system without locks: every worker makes its own
+            pass
+        yield mine

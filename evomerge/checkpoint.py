@@ -15,7 +15,7 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,10 +109,7 @@ class Checkpoint:
             raise CheckpointError(f"{name}: {folder}/config.json is not valid JSON: {e}") from e
         if not isinstance(config, dict):
             raise CheckpointError(f"{name}: {folder}/config.json holds no mapping.")
-        tensors: dict[str, TensorInfo] = {}
-        for file in files:
-            for key, entry in read_header(name, folder / file).items():
-                tensors[key] = TensorInfo(key, tuple(entry["shape"]), entry["dtype"], file)
+        tensors = read_tensors(name, folder, files)
         if not tensors:
             raise CheckpointError(f"{name}: {folder} holds no tensors.")
         return cls(name, source, folder, config, tensors)
@@ -276,6 +273,19 @@ def _weight_files(name: str, folder: Path) -> Sequence[str]:
             "save_pretrained() it again."
         )
     raise CheckpointError(f"{name}: {folder} has no model.safetensors and no {INDEX}.")
+
+
+def read_tensors(name: str, folder: Path, files: Iterable[str]) -> dict[str, TensorInfo]:
+    """What the headers of a model's files say of its tensors, by their names.
+
+    Raises:
+        CheckpointError: As :func:`read_header`.
+    """
+    return {
+        key: TensorInfo(key, tuple(entry["shape"]), entry["dtype"], file)
+        for file in files
+        for key, entry in read_header(name, folder / file).items()
+    }
 
 
 def read_header(name: str, path: Path) -> dict[str, Any]:

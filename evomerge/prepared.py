@@ -11,20 +11,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import functools
 import hashlib
 import importlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from evomerge.cache import appearing
+from evomerge.cache import appearing, locked
 from evomerge.methods import Basis
 from evomerge.methods.low_rank import LowRank, Source
 from evomerge.recipe import Scalar
@@ -107,7 +106,7 @@ class PreparedCache:
         if found is None and not self._keeps:
             return make()
         if found is None:
-            with _locked(path.with_suffix(".lock"), wait=wait) as mine:
+            with locked(path.with_suffix(".lock"), wait=wait) as mine:
                 if not mine:
                     return None
                 found = _read(path, sources)  # another worker may have been first
@@ -257,23 +256,3 @@ def _decode(value: Any, tensor: Callable[[str], torch.Tensor]) -> Any:
         return {_decode(k, tensor): _decode(v, tensor) for k, v in content}
     items = [_decode(v, tensor) for v in content]
     return tuple(items) if kind == "tuple" else items
-
-
-@contextlib.contextmanager
-def _locked(path: Path, *, wait: bool) -> Iterator[bool]:
-    """Holds a lock file, where the folder can be written at all; yields whether it could."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = path.open("w")
-    except OSError:
-        yield True
-        return
-    with handle:
-        mine = True
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            mine = False
-        except OSError:  # a file system without locks: every worker makes its own
-            pass
-        yield mine

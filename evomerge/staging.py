@@ -9,9 +9,7 @@ was moved is hashed once, and has to be what the driver hashed.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import fcntl
 import os
 import platform
 import shutil
@@ -19,8 +17,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from evomerge.adapter import Adapter
-from evomerge.cache import cache_folder
-from evomerge.checkpoint import Checkpoint, TensorInfo, locate, read_header
+from evomerge.cache import cache_folder, locked
+from evomerge.checkpoint import Checkpoint, locate, read_tensors
 from evomerge.errors import CheckpointError, ConfigError
 from evomerge.experts import ExpertPool
 
@@ -68,7 +66,8 @@ def _here(
         return _staged(found, content, Path(stage).expanduser(), base)
     if folder == own.folder:
         return dataclasses.replace(found, content=checkpoint.content)
-    with _locked(cache_folder() / "audit", checkpoint.content[:32]):  # one worker reads it all
+    lock = cache_folder() / "audit" / f"{checkpoint.content[:32]}.lock"
+    with locked(lock):  # one worker reads it all
         return _same(found, checkpoint.content)
 
 
@@ -126,16 +125,14 @@ def _found(checkpoint: Checkpoint, roots: list[tuple[str, str]]) -> Path:
 
 def _check_headers(checkpoint: Checkpoint, folder: Path) -> None:
     """Cheap, and enough to tell one checkpoint of a family from most others."""
-    tensors: dict[str, TensorInfo] = {}
-    for file in sorted({t.file for t in checkpoint.tensors.values()}):
+    files = sorted({t.file for t in checkpoint.tensors.values()})
+    for file in files:
         if not (folder / file).is_file():
             raise CheckpointError(
                 f"{checkpoint.name}: {folder} on {platform.node()} has no {file}, which the "
                 "driver's copy has. Copy the checkpoint there again."
             )
-        for name, entry in read_header(checkpoint.name, folder / file).items():
-            tensors[name] = TensorInfo(name, tuple(entry["shape"]), entry["dtype"], file)
-    if tensors != dict(checkpoint.tensors):
+    if read_tensors(checkpoint.name, folder, files) != dict(checkpoint.tensors):
         raise CheckpointError(
             f"{checkpoint.name}: {folder} on {platform.node()} holds other tensors than the "
             f"driver's {checkpoint.folder}. Copy the checkpoint there again."
@@ -147,7 +144,7 @@ def _staged(found: Checkpoint, content: str, stage: Path, base: Checkpoint | Non
     own = found.own if isinstance(found, Adapter) else found
     copy = stage / content[:32]
     moved = _at(found, copy, base)
-    with _locked(stage, content[:32]):
+    with locked(stage / f"{content[:32]}.lock"):
         if not (copy / _COMPLETE).exists():
             _make(copy)
             began = any(copy.iterdir())
@@ -231,14 +228,3 @@ def _make(copy: Path) -> None:
             f"executor.stage: {copy.parent} cannot be written on {platform.node()}: {e}. Choose a "
             "folder on that node's own disk."
         ) from e
-
-
-@contextlib.contextmanager
-def _locked(folder: Path, name: str) -> Iterator[None]:
-    """The workers of a machine one after the other, where the folder can be written and locked."""
-    with contextlib.ExitStack() as opened:
-        with contextlib.suppress(OSError):
-            folder.mkdir(parents=True, exist_ok=True)
-            handle = opened.enter_context((folder / f"{name}.lock").open("w"))
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield

@@ -127,7 +127,7 @@ def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def unsupported(*_: Any) -> None:
         raise OSError(38, "Function not implemented")
 
-    monkeypatch.setattr(prepared.fcntl, "flock", unsupported)
+    monkeypatch.setattr(fcntl, "flock", unsupported)
     pool = pool_for("ties")
     recipe = recipe_for("ties", pool)
     got = merged(pool, recipe, tmp_path)

@@ -61,12 +61,13 @@ class Lifeline:
 
     def _look(self) -> None:
         self._looked = time.monotonic()
-        if _refuses(self._raylet):
+        # One that is only slow does not refuse.
+        if isinstance(_knock(self._raylet), ConnectionRefusedError):
             raise StudyError(
                 "Ray's own process on this machine (the raylet) is gone; when memory runs out it "
                 f"is among those that are killed. {_CONTINUES}"
             )
-        if not _answers(self._head):
+        if _knock(self._head) is not None:
             self._lost = min(self._lost, self._looked)
             if self._looked - self._lost > PATIENCE:
                 raise StudyError(
@@ -95,20 +96,10 @@ class Lifeline:
             ) from e
 
 
-def _answers(address: tuple[str, int]) -> bool:
+def _knock(address: tuple[str, int]) -> OSError | None:
+    """Opens a connection and closes it; what stands in the way, if anything."""
     try:
         socket.create_connection(address, timeout=1.0).close()
-    except OSError:
-        return False
-    return True
-
-
-def _refuses(address: tuple[str, int]) -> bool:
-    """No process listens there; one that is only slow does not refuse."""
-    try:
-        socket.create_connection(address, timeout=1.0).close()
-    except ConnectionRefusedError:
-        return True
-    except OSError:
-        return False
-    return False
+    except OSError as e:
+        return e
+    return None

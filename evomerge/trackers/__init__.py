@@ -8,7 +8,8 @@
 
 A tracker is an :class:`evomerge.study.Observer` with ``close(finished)``. It is a courtesy: the
 run folder holds everything, so a tracker that fails is left out with a warning, and never ends a
-search. To add one: one file here, one in ``conf/tracker``, one test.
+search. To add one: one file here (most are a :class:`TrialLog`), one in ``conf/tracker``, and a
+test.
 """
 
 from __future__ import annotations
@@ -72,6 +73,40 @@ class Observers:
                 name = type(tracker).__name__
                 _log.warning("%s is left out from here on: %s: %s", name, type(e).__name__, e)
                 self._trackers.remove(tracker)
+
+
+class TrialLog:
+    """A tracker that logs each trial once, as one step, whichever sitting told it.
+
+    Args:
+        objectives: What is scored.
+
+    Attributes:
+        logged: Trials that earlier sittings logged; set by the tracker once it is connected.
+    """
+
+    def __init__(self, objectives: Sequence[Objective]) -> None:
+        self._objectives = tuple(objectives)
+        self.logged = self._count = 0
+
+    def asked(self, n: int, seconds: float) -> None:
+        """Not logged."""
+
+    def phase(self, phase: str, total: int) -> None:
+        """Not logged."""
+
+    def started(self, trial: Trial) -> None:
+        """Not logged."""
+
+    def told(self, trial: Trial) -> None:
+        """Logs a trial as one step, unless an earlier sitting did."""
+        self._count += 1
+        if self._count > self.logged:
+            self._log(trial, self._count, measures(trial, self._objectives))
+
+    def _log(self, trial: Trial, count: int, values: Mapping[str, float]) -> None:
+        """Logs the trial that is the ``count``-th to be told, counted from 1."""
+        raise NotImplementedError
 
 
 def key_of(folder: Path) -> str:

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.errors import ConfigError
-from evomerge.trackers import facts, key_of, measures
+from evomerge.trackers import TrialLog, facts, key_of
 from evomerge.trial import Objective, Trial
 
 _KEY, _TOLD = "evomerge.key", "evomerge.told"
 
 
-class Mlflow:
+class Mlflow(TrialLog):
     """Logs raw scores as ``SPLIT.OBJECTIVE`` and where the time went, with the trial's number.
 
     A run that continues goes on in the same MLflow run, found by a tag that stands for its folder;
@@ -49,11 +49,10 @@ class Mlflow:
         # a server that is away is to cost a search seconds; MLflow's own choice is minutes
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         self._client = MlflowClient(tracking_uri=uri)
-        self._objectives = tuple(objectives)
-        self._count = 0
+        super().__init__(objectives)
         try:
-            self._id, self._logged = self._find(folder, experiment)
-            if self._logged == 0:
+            self._id, self.logged = self._find(folder, experiment)
+            if self.logged == 0:
                 self._describe(meta)
         except Exception as e:
             raise ConfigError(f"tracker.uri: MLflow says: {str(e).strip()}") from e
@@ -76,26 +75,13 @@ class Mlflow:
         run = self._client.create_run(where, run_name=folder.name, tags=tags)
         return run.info.run_id, 0
 
-    def asked(self, n: int, seconds: float) -> None:
-        """Not logged."""
-
-    def phase(self, phase: str, total: int) -> None:
-        """Not logged."""
-
-    def started(self, trial: Trial) -> None:
-        """Not logged."""
-
-    def told(self, trial: Trial) -> None:
-        """Logs a trial in one request, unless an earlier sitting did."""
+    def _log(self, trial: Trial, count: int, values: Mapping[str, float]) -> None:
+        """In one request: a trial whose tag is missing would be logged again."""
         from mlflow.entities import Metric, RunTag
 
-        self._count += 1
-        if self._count <= self._logged:
-            return
-        values = measures(trial, self._objectives)
         now = int(1000 * time.time())
         metrics = [Metric(n, v, now, trial.number) for n, v in values.items()]
-        self._client.log_batch(self._id, metrics, tags=[RunTag(_TOLD, str(self._count))])
+        self._client.log_batch(self._id, metrics, tags=[RunTag(_TOLD, str(count))])
 
     def close(self, *, finished: bool) -> None:
         """Ends MLflow's run, which continues when the search does."""

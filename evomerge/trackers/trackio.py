@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.errors import ConfigError
-from evomerge.trackers import facts, key_of, measures
+from evomerge.trackers import TrialLog, facts, key_of
 from evomerge.trial import Objective, Trial
 
 
-class Trackio:
+class Trackio(TrialLog):
     """Logs raw scores as ``SPLIT.OBJECTIVE`` and where the time went, with the trial's number.
 
     A run that continues goes on in the same Trackio run; what was logged is not logged again.
@@ -44,7 +44,7 @@ class Trackio:
             raise ConfigError(
                 "tracker=trackio is an extra: pip install 'evomerge[trackio]'."
             ) from e
-        self._objectives, self._count = tuple(objectives), 0
+        super().__init__(objectives)
         try:
             with _silent():
                 self._run = trackio.init(
@@ -55,23 +55,10 @@ class Trackio:
         except Exception as e:
             raise ConfigError(f"tracker=trackio: Trackio says: {str(e).strip()}") from e
         # The step that it would give to what is logged next: how many it has.
-        self._logged = int(self._run._next_step)
+        self.logged = int(self._run._next_step)
 
-    def asked(self, n: int, seconds: float) -> None:
-        """Not logged."""
-
-    def phase(self, phase: str, total: int) -> None:
-        """Not logged."""
-
-    def started(self, trial: Trial) -> None:
-        """Not logged."""
-
-    def told(self, trial: Trial) -> None:
-        """Logs a trial as one step, unless an earlier sitting did."""
-        self._count += 1
-        if self._count > self._logged:
-            values = {"trial": trial.number, **measures(trial, self._objectives)}
-            self._run.log(values, step=self._count - 1)
+    def _log(self, trial: Trial, count: int, values: Mapping[str, float]) -> None:
+        self._run.log({"trial": trial.number, **values}, step=count - 1)
 
     def close(self, *, finished: bool) -> None:
         """Writes what is left; the run continues when the search does."""

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.errors import ConfigError
-from evomerge.trackers import facts, key_of, measures
+from evomerge.trackers import TrialLog, facts, key_of
 from evomerge.trial import Objective, Trial
 
 
-class Wandb:
+class Wandb(TrialLog):
     """Logs raw scores as ``SPLIT.OBJECTIVE`` and where the time went, over the trial's number.
 
     A run that continues goes on in the same W&B run. Offline (``WANDB_MODE=offline``) W&B cannot
@@ -42,7 +42,7 @@ class Wandb:
             import wandb
         except ImportError as e:
             raise ConfigError("tracker=wandb is an extra: pip install 'evomerge[wandb]'.") from e
-        self._objectives, self._count = tuple(objectives), 0
+        super().__init__(objectives)
         folder.mkdir(parents=True, exist_ok=True)
         settings = wandb.Settings(
             console="off",  # the live view is no log
@@ -62,23 +62,10 @@ class Wandb:
             self._run.define_metric("*", step_metric="trial")
         except Exception as e:
             raise ConfigError(f"tracker=wandb: W&B says: {str(e).strip()}") from e
-        self._logged = int(self._run.step)
+        self.logged = int(self._run.step)
 
-    def asked(self, n: int, seconds: float) -> None:
-        """Not logged."""
-
-    def phase(self, phase: str, total: int) -> None:
-        """Not logged."""
-
-    def started(self, trial: Trial) -> None:
-        """Not logged."""
-
-    def told(self, trial: Trial) -> None:
-        """Logs a trial as one step, unless an earlier sitting did."""
-        self._count += 1
-        if self._count > self._logged:
-            values = {"trial": trial.number, **measures(trial, self._objectives)}
-            self._run.log(values, step=self._count - 1)
+    def _log(self, trial: Trial, count: int, values: Mapping[str, float]) -> None:
+        self._run.log({"trial": trial.number, **values}, step=count - 1)
 
     def close(self, *, finished: bool) -> None:
         """Ends W&B's run, which continues when the search does."""
