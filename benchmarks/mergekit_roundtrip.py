@@ -10,12 +10,8 @@ than one rounding (a spacing of bfloat16 at that entry). DARE and DELLA draw oth
 every program, so they are compared at density 1.
 
 Changes of bfloat16 weights are often equally large. Of those at the threshold of TIES,
-breadcrumbs and SCE mergekit keeps what an unstable sort puts first, so that its results are a
-property of the sort's implementation; here the earlier entry counts as the larger one (SCE: all
-of equal variance are kept). Whether that explains every differing entry is tried: mergekit merges
-these again with its own code, but for `sort`, `argsort` and `topk`, which put equal magnitudes in
-our order, and `var`, which takes float64, so that equal variances are equal. Both counts are
-shown; an entry that differs the second time is an error.
+breadcrumbs and SCE mergekit keeps what its sort happens to put first; the recipes here say
+``equal: torch``, as those read from a mergekit YAML do, so that both must make the same choice.
 """
 
 from __future__ import annotations
@@ -44,26 +40,6 @@ from mergekit.config import MergeConfiguration
 from mergekit.merge import run_merge
 from mergekit.options import MergeOptions
 options = MergeOptions(copy_tokenizer=False, write_model_card=False)
-if sys.argv[2:] == ["our order"]:
-    import mergekit.merge_methods.sce, mergekit.sparsify, torch, types
-
-    class Ours(types.ModuleType):
-        def __getattr__(self, name):
-            return getattr(torch, name)
-
-        def argsort(self, sizes, descending):  # TIES
-            assert descending
-            return torch.argsort(sizes, descending=True, stable=True)
-
-        def sort(self, sizes, descending):  # breadcrumbs
-            assert not descending
-            return types.SimpleNamespace(indices=self.argsort(sizes, True).flip(0))
-
-        def topk(self, sizes, k, largest):  # SCE
-            least = torch.topk(sizes, k).values.min()
-            return least, torch.nonzero(sizes >= least).view(-1)
-
-    mergekit.sparsify.torch = mergekit.merge_methods.sce.torch = Ours("torch")
 for source, out in json.load(open(sys.argv[1])):
     try:
         data = yaml.safe_load(open(source))
@@ -72,8 +48,6 @@ for source, out in json.load(open(sys.argv[1])):
         print(f"FAILED {source}: {e!r}", flush=True)
 """
 
-TIED = ("ties", "breadcrumbs", "breadcrumbs_ties", "sce")
-ORDERED = "-ordered"
 CASES = (("float32", "auto"), ("float32", "bfloat16"), ("bfloat16", "auto"))
 """What the models are stored in, and what the merge is written in."""
 
@@ -135,13 +109,13 @@ def load_all(folder: Path) -> dict[str, torch.Tensor]:
     return found
 
 
-def run_mergekit(python: str, jobs: list[tuple[str, str]], folder: Path, *extra: str) -> None:
+def run_mergekit(python: str, jobs: list[tuple[str, str]], folder: Path) -> None:
     """mergekit's merges, and what of them it refused; one process for all."""
     (folder / "jobs.json").write_text(json.dumps(jobs))
-    command = [python, "-c", _MERGEKIT, str(folder / "jobs.json"), *extra]
+    command = [python, "-c", _MERGEKIT, str(folder / "jobs.json")]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     failed = [line for line in done.stdout.splitlines() if line.startswith("FAILED")]
-    print("\n".join(failed) or f"mergekit merged {len(jobs)} configurations {' '.join(extra)}")
+    print("\n".join(failed) or f"mergekit merged {len(jobs)} configurations")
     if done.returncode:
         print(done.stderr[-2000:])
 
@@ -154,7 +128,7 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = (options.out or Path(temporary)).absolute()
-        jobs, again, cases = [], [], []
+        jobs, cases = [], []
         for stored, written in CASES:
             family = build_family(folder / stored, layers=3, hidden=32, tie=False, dtype=stored)
             for name in METHODS:
@@ -162,13 +136,10 @@ def main() -> int:
                 out = export(recipe_of(name, family), ours, dtype=written, overwrite=True)
                 theirs = folder / f"theirs-{stored}-{written}-{name}"
                 cases.append((name, stored if written == "auto" else f"to {written}", out, theirs))
-                job = str(out / "mergekit.yaml")
-                if Path(job).exists():
-                    jobs.append((job, str(theirs)))
-                    if stored == "bfloat16" and name in TIED:
-                        again.append((job, f"{theirs}{ORDERED}"))
+                job = out / "mergekit.yaml"
+                if job.exists():
+                    jobs.append((str(job), str(theirs)))
         run_mergekit(options.mergekit_python, jobs, folder)
-        run_mergekit(options.mergekit_python, again, folder, "our order")
         return report(cases)
 
 
@@ -176,23 +147,20 @@ def report(cases: list[tuple[str, str, Path, Path]]) -> int:
     """The table, and its worst figures."""
     bad = 0
     worst: dict[str, float] = {}
-    print("| method | dtype | largest difference / weight | beyond a rounding | with our ties |")
-    print("|---|---|---|---|---|")
+    print("| method | dtype | largest difference / weight | beyond a rounding |")
+    print("|---|---|---|---|")
     for name, dtype, ours, theirs in cases:
         if not theirs.exists():
-            print(f"| {name} | {dtype} | mergekit made nothing | | |")
+            print(f"| {name} | {dtype} | mergekit made nothing | |")
             bad += 1
             continue
         relative, beyond, n = differences(ours, theirs)
-        ordered = theirs.with_name(theirs.name + ORDERED)
-        left = differences(ours, ordered)[1] if ordered.exists() else beyond
-        bad += relative > 1e-6 if dtype == "float32" else left > 0
-        shown = "| |" if dtype == "float32" else f"{beyond} of {n} | "
-        shown += f"{left} |" if ordered.exists() else "|" if dtype != "float32" else ""
-        print(f"| {name} | {dtype} | {relative:.1e} | {shown}")
-        found = relative if dtype == "float32" else left
-        worst[dtype] = max(worst.get(dtype, 0.0), found)
-    print(json.dumps({"differing": int(bad), "worst_relative_or_unexplained_entries": worst}))
+        exact = dtype == "float32"
+        bad += relative > 1e-6 if exact else beyond > 0
+        shown = "" if exact else f"{beyond} of {n} "
+        print(f"| {name} | {dtype} | {relative:.1e} | {shown}|")
+        worst[dtype] = max(worst.get(dtype, 0.0), relative if exact else beyond)
+    print(json.dumps({"differing": int(bad), "worst_relative_or_entries": worst}))
     return int(bad > 0)
 
 

@@ -177,11 +177,15 @@ def test_what_mergekit_s_method_lacks(name: str, changed: dict[str, Any], messag
 def test_settings_that_mergekit_has_no_name_for() -> None:
     with pytest.raises(ConfigError, match=r"'lerp_above': it is 0\.9995 there, 1\.0 in"):
         to_mergekit(recipe_of("slerp", {}, lerp_above=1.0))
-    assert "floor 1e-06, the recipe 0.0" in to_mergekit(recipe_of("sce", {}))
+    written = to_mergekit(recipe_of("sce", {}))
+    assert "floor 1e-06, the recipe 0.0" in written
+    assert "equal torch, the recipe all" in written
     assert read(RAM).recipe.fixed == {"epsilon": 1e-5}
     assert read(RAM + "parameters: {epsilon: 1e-3}").recipe.fixed == {"epsilon": 1e-3}
     stock = "models: [{model: @A}, {model: @B}]\nmerge_method: model_stock\nbase_model: BASE\n"
     assert read(stock).recipe.fixed == {"floor": 1e-6, "filter_wise": False}
+    ties = stock.replace("model_stock", "ties") + "parameters: {weight: 0.5, density: 0.5}"
+    assert read(ties).recipe.fixed["equal"] == "torch"
 
 
 @pytest.mark.skipif("della" not in METHODS, reason="the method is not there")

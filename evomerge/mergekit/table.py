@@ -28,7 +28,7 @@ class Row:
         only: Our parameters that mergekit lacks, to the one value that it computes with.
         equal: Our per-expert parameters that mergekit lacks: all experts alike.
         constants: Our settings that mergekit has no name for, to what it does.
-        minor: The same where it matters for tiny changes only: told in a comment.
+        minor: The same where it matters for tiny or equal changes only: told in a comment.
         words: Settings that are spelled otherwise: our value to mergekit's.
         differs: What mergekit computes differently on the same settings.
     """
@@ -54,13 +54,20 @@ _MASKS = "mergekit draws its random masks anew in every merge, and rescales by t
 
 
 def _sparse(
-    *, normalize: bool, rescale: bool, elects: bool, differs: str = "", **more: float
+    *,
+    normalize: bool,
+    rescale: bool,
+    elects: bool,
+    ranks: bool = False,
+    differs: str = "",
+    **more: float,
 ) -> Row:
     """A row of mergekit's generalised task arithmetic."""
     return Row(
         per_model={"weight": None, "density": 1.0, **more},
         shared={"normalize": normalize, "rescale": rescale, "lambda": 1.0},
         constants={"election": "weighted"} if elects else {},
+        minor={"equal": "torch"} if ranks else {},
         words={"rescale": _RESCALE},
         differs=differs,
     )
@@ -78,21 +85,25 @@ _ROWS: dict[str, Row] = {
     "multislerp": Row({"weight": None}, {"normalize_weights": True}, "optional"),
     "karcher": Row(shared={"max_iter": 10, "tol": 1e-5}, base="mixed", equal=("weight",)),
     "model_stock": Row(shared={"filter_wise": False}, only={"lambda": 1.0}, minor={"floor": 1e-6}),
-    "sce": Row(shared={"select_topk": 1.0}, only={"lambda": 1.0}, minor={"floor": 1e-6}),
+    "sce": Row(
+        shared={"select_topk": 1.0}, only={"lambda": 1.0}, minor={"floor": 1e-6, "equal": "torch"}
+    ),
     "ram": Row(shared={"epsilon": 1e-5}, only={"weight": 1.0}),
     "ramplus_tl": Row(shared={"r": 0.1, "alpha": 0.2, "epsilon": 1e-5}, only={"weight": 1.0}),
     "nearswap": Row(shared={"t": None}),
     "arcee_fusion": Row(only={"lambda": 1.0, "spread": 1.5}, minor={"divergence": "float32"}),
     "passthrough": Row({"scale": 1.0}, base="mixed"),
-    "ties": _sparse(normalize=True, rescale=False, elects=True),
+    "ties": _sparse(normalize=True, rescale=False, elects=True, ranks=True),
     "dare_linear": _sparse(normalize=False, rescale=True, elects=False, differs=_MASKS),
     "dare_ties": _sparse(normalize=False, rescale=True, elects=True, differs=_MASKS),
     "della": _sparse(normalize=True, rescale=True, elects=True, differs=_MASKS, epsilon=0.15),
     "della_linear": _sparse(
         normalize=False, rescale=True, elects=False, differs=_MASKS, epsilon=0.15
     ),
-    "breadcrumbs": _sparse(normalize=False, rescale=False, elects=False, gamma=0.01),
-    "breadcrumbs_ties": _sparse(normalize=False, rescale=False, elects=True, gamma=0.01),
+    "breadcrumbs": _sparse(normalize=False, rescale=False, elects=False, ranks=True, gamma=0.01),
+    "breadcrumbs_ties": _sparse(
+        normalize=False, rescale=False, elects=True, ranks=True, gamma=0.01
+    ),
 }
 METHODS: dict[str, Row] = {name: row for name, row in _ROWS.items() if name in OURS}
 """The merge methods that both programs compute alike."""

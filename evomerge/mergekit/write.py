@@ -79,7 +79,7 @@ def to_mergekit(recipe: Recipe, dtype: str | None = None) -> str:
     comments = [f"evomerge recipe {recipe.id}", "mergekit-yaml THIS_FILE OUT"]
     comments += [f"Not the same: {row.differs}"] if row.differs else []
     comments += [
-        f"mergekit has {k} {v}, the recipe {fixed[k]}: a difference for tiny changes only."
+        f"mergekit has {k} {v}, the recipe {fixed[k]}: it matters for tiny or equal changes."
         for k, v in row.minor.items()
         if fixed.get(k, v) != v
     ]

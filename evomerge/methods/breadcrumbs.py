@@ -44,7 +44,7 @@ _PARAMETERS = {
         0.0, 0.05, 0.01, "share of largest entries dropped", shared=True, least=0, most=1
     ),
 }
-_FIXED: Mapping[str, Scalar] = {"normalize": False, "rescale": "none"}
+_FIXED: Mapping[str, Scalar] = {"normalize": False, "rescale": "none", "equal": "first"}
 
 BREADCRUMBS = Sparse(
     "breadcrumbs", MiddleMagnitude(), elects=False, parameters=_PARAMETERS, fixed=_FIXED

@@ -53,6 +53,20 @@ def ranked(magnitudes: torch.Tensor, *, descending: bool) -> torch.Tensor:
     return torch.from_numpy(ranks.view(np.int16))
 
 
+def ranked_in(order: torch.Tensor) -> torch.Tensor:
+    """The ranks of entries that somebody else sorted.
+
+    Args:
+        order: (n,) int64 on the CPU: the entry of rank 0, the next one, ...
+
+    Returns:
+        (n,) int16, as those of :func:`ranked`.
+    """
+    ranks = np.empty(len(order), dtype=np.uint16)
+    ranks[order.numpy()] = _levels(0, len(order), len(order))
+    return torch.from_numpy(ranks.view(np.int16))
+
+
 def _rank_long(row: _Array, ranks: _Array, *, descending: bool) -> None:
     """One row, sorted in stretches of its magnitudes: memory for a piece instead of all keys."""
     pieces = [slice(start, start + _AT_ONCE) for start in range(0, len(row), _AT_ONCE)]

@@ -6,6 +6,10 @@ Expert k weighs ``e_k / sum_j e_j`` with its energy ``e_k`` over the selected en
 only experts with the sign of the sum count, and their weights are normalised there. ``lambda``
 times the result is added to the base; mergekit: 1.
 
+Of entries whose variance equals that of the last one selected all are taken (``equal: all``), or
+those that ``torch.topk`` puts first (``equal: torch``), which is mergekit's choice where both run
+the same torch on the same kind of machine.
+
 Source: Wan et al. 2024, "FuseChat" (arXiv:2408.07990); mergekit's ``sce``.
 """
 
@@ -63,10 +67,15 @@ class Sce:
             0.0, 2.0, 1.0, "scale of the merged task vector; mergekit: 1", shared=True
         ),
     }
-    fixed: Mapping[str, Scalar] = {"floor": 0.0}
+    fixed: Mapping[str, Scalar] = {"floor": 0.0, "equal": "all"}
 
     def survey(self, tensors: Iterable[Sources], fixed: Mapping[str, Scalar]) -> None:
-        """Nothing to survey."""
+        """Nothing to survey. Checks the settings."""
+        if fixed["equal"] not in {"all", "torch"}:
+            raise ConfigError(
+                f"sce: fixed.equal is {fixed['equal']!r}; expected all (entries that tie with the "
+                "last one selected) or torch (those that torch.topk puts first, like mergekit)."
+            )
 
     def prepare(self, sources: Sources, survey: None, fixed: Mapping[str, Scalar]) -> Basis:
         """The sources themselves, and how entries and energy spread over the variances."""
@@ -99,16 +108,20 @@ class Sce:
         coefficients: Mapping[str, Sequence[float]],
         fixed: Mapping[str, Scalar],
     ) -> None:
-        """Writes the merge; entries that tie with the last selected one are selected too."""
+        """Writes the merge."""
         density, scale = coefficients["select_topk"][0], coefficients["lambda"][0]
-        threshold, energies = -1.0, basis.extra.total
-        if density < 1:
+        threshold, energies, chosen = -1.0, basis.extra.total, None
+        if density < 1 and fixed["equal"] == "torch":
+            chosen, energies = _select_by_torch(basis.tensors, density)
+        elif density < 1:
             threshold, energies = _select(basis.tensors, basis.extra, density)
         weights = _weights(energies, out.numel(), float(fixed["floor"]))
         flat, base = out.view(-1), basis.tensors[0].reshape(-1)
         for part, deltas in _deltas(basis.tensors):
             merged = _agreed(deltas, weights)
-            if density < 1:
+            if chosen is not None:
+                merged.mul_(chosen[part])
+            elif density < 1:
                 merged.mul_(_variance(deltas) >= threshold)
             flat[part].copy_(merged.mul_(scale).add_(base[part]))
 
@@ -173,6 +186,19 @@ def _select(
     threshold = found.kthvalue(len(found) - rest + 1).values
     energies = (torch.cat(squares, 1) * (found >= threshold)).sum(1).cpu()
     return float(threshold), tail.energies[:, at + 1] + energies
+
+
+def _select_by_torch(
+    tensors: Sequence[torch.Tensor], density: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which entries mergekit selects, (n,) boolean, and their energies: all at once, as there."""
+    base, *experts = (t.reshape(-1).to(wide_dtype(t)) for t in tensors)
+    deltas = torch.stack([e - base for e in experts])
+    variances = deltas.var(0, unbiased=False)
+    n = int(int(torch.count_nonzero(variances)) * max(density, 0.0))
+    chosen = torch.zeros(len(base), dtype=torch.bool, device=base.device)
+    chosen[torch.topk(variances, n).indices] = True
+    return chosen, deltas[:, chosen].double().square().sum(1).cpu()
 
 
 def _weights(energies: torch.Tensor, n: int, floor: float) -> list[float]:

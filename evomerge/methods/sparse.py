@@ -15,6 +15,10 @@ Settings that are not searched:
 * ``election`` (where signs are elected): ``weighted``, as mergekit: the sign of ``sum_k w_k t_k``;
   ``paper``: that of ``sum_k t_k``, which no weight can change, so that without ``normalize`` the
   merge is linear in the weights.
+* ``equal`` (where entries of a tensor are ranked): which of equally large entries rank higher.
+  ``first``: the earlier ones, the same on every machine; ``torch``: as ``torch.sort`` happens to
+  leave them, which is mergekit's choice where both run the same torch on the same kind of
+  machine. Changes of 16-bit weights are often equal.
 * ``seed`` (where masks are random). An entry's uniform belongs to (seed, content of the expert,
   tensor, position): masks at different densities nest and the score is smooth in the density.
 """
@@ -33,7 +37,7 @@ from evomerge.methods.counter import Key, key, shifted
 from evomerge.methods.kernels import CHUNK, piecewise
 from evomerge.methods.lanes import Lanes
 from evomerge.methods.parts import wide_dtype, wide_parts
-from evomerge.methods.ranks import LEVELS, ranked
+from evomerge.methods.ranks import LEVELS, ranked, ranked_in
 from evomerge.methods.sparse_kernel import Form, widened
 
 _AS_MERGEKIT = {True: "l1", False: "none"}  # as mergekit writes them
@@ -107,6 +111,7 @@ class Sparse:
         """Nothing to survey: density is per tensor, as in mergekit. Checks the settings."""
         self._rescale(fixed)
         self._election(fixed)
+        self._by_torch(fixed)
 
     def prepare(self, sources: Sources, survey: None, fixed: Mapping[str, Scalar]) -> Basis:
         """Base and experts as they are, and 2 bytes of rank per entry and expert."""
@@ -114,12 +119,16 @@ class Sparse:
             raise ConfigError(f"{self.name} needs a base model; set models.base.")
         rescale = self._rescale(fixed)
         self._election(fixed)
+        by_torch = self._by_torch(fixed)
         base = sources.base
         n = self._ranked_together(base)
         ranks: list[torch.Tensor] = []
         if self.prune.ranks != "none":
             for expert in sources.experts:
-                found = _ranked(base, expert, n, descending=self.prune.ranks == "tensor")
+                if by_torch:
+                    found = _ranked_by_torch(base, expert, ascending=self.prune.outliers)
+                else:
+                    found = _ranked(base, expert, n, descending=self.prune.ranks == "tensor")
                 ranks.append(found.to(base.device))
         keys: tuple[Key, ...] = ()
         if self.prune.random:
@@ -202,6 +211,26 @@ class Sparse:
                 "paper."
             )
         return str(fixed["election"])
+
+    def _by_torch(self, fixed: Mapping[str, Scalar]) -> bool:
+        chosen = fixed.get("equal", "first")
+        if chosen not in {"first", "torch"}:
+            raise ConfigError(
+                f"{self.name}: fixed.equal is {chosen!r}; expected first (of equally large "
+                "entries the earlier one) or torch (as torch.sort leaves them, like mergekit)."
+            )
+        return chosen == "torch"
+
+
+def _ranked_by_torch(base: torch.Tensor, expert: torch.Tensor, *, ascending: bool) -> torch.Tensor:
+    """Ranks from the largest entry on, ties as mergekit's sort leaves them.
+
+    It sorts fp32 numbers: for TIES in descending order, for breadcrumbs in ascending order.
+    """
+    wide = wide_dtype(base)
+    sizes = (expert.to(wide) - base.to(wide)).abs_().reshape(-1).cpu().float()
+    order = torch.argsort(sizes, descending=not ascending)
+    return ranked_in(order.flip(0) if ascending else order).view(base.shape)
 
 
 def _ranked(base: torch.Tensor, expert: torch.Tensor, n: int, *, descending: bool) -> torch.Tensor:

@@ -43,5 +43,5 @@ TIES = Sparse(
         ),
         "lambda": Parameter(0.1, 2.0, 1.0, "scale of the merged task vector", shared=True),
     },
-    fixed={"normalize": True, "rescale": "none", "election": "weighted"},
+    fixed={"normalize": True, "rescale": "none", "election": "weighted", "equal": "first"},
 )

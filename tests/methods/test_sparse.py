@@ -34,7 +34,8 @@ def merge(
     chosen = METHODS[name]
     settings = {**chosen.fixed, **fixed}
     base = torch.zeros_like(deltas[0])
-    basis = chosen.prepare(Sources("w", base, deltas, keys), None, settings)
+    sources = Sources("w", base, deltas, keys)
+    basis = chosen.prepare(sources, chosen.survey([sources], settings), settings)
     full = {
         p: values.get(p, [a.default] * (1 if a.shared else len(deltas)))
         for p, a in chosen.parameters.items()
@@ -171,6 +172,34 @@ def test_l1_restores_the_sum_of_magnitudes(name: str) -> None:
     assert float(got.abs().sum()) == pytest.approx(float(delta.abs().sum()), rel=1e-5)
 
 
+@pytest.mark.parametrize("name", ["ties", "breadcrumbs"])
+def test_equal_magnitudes_by_position_or_as_torch_sorts_them(name: str) -> None:
+    """Changes of 16-bit weights are often equally large, and mergekit keeps what its sort says."""
+    n, kept = 999, 499
+    delta = (2 * normal(n)).round()
+    values = {"weight": [1.0], "density": [0.5], "gamma": [0.0]}
+    first = merge(name, delta, values)
+    sizes = delta.abs()
+    stable = torch.argsort(sizes, descending=True, stable=True)
+    assert torch.equal(torch.nonzero(first).view(-1), stable[:kept].sort().values)
+    order = (
+        torch.argsort(sizes, descending=True) if name == "ties" else torch.argsort(sizes).flip(0)
+    )
+    torchs = merge(name, delta, values, equal="torch")
+    assert torch.equal(torch.nonzero(torchs).view(-1), order[:kept].sort().values)
+    assert torch.equal(torchs[torchs != 0], delta[torchs != 0])
+
+
+def test_sce_takes_all_that_tie_or_what_torch_puts_first() -> None:
+    deltas = [torch.full((100,), 0.5), torch.full((100,), 1.5)]
+    values = {"select_topk": [0.3]}
+    assert int(merge("sce", deltas, values).count_nonzero()) == 100
+    torchs = merge("sce", deltas, values, equal="torch")
+    chosen = torch.topk(torch.full((100,), 0.25), 30).indices
+    assert torch.equal(torch.nonzero(torchs).view(-1), chosen.sort().values)
+    assert torch.allclose(torchs[chosen], torch.tensor(0.1 * 0.5 + 0.9 * 1.5))
+
+
 def test_settings_are_checked() -> None:
     with pytest.raises(
         ConfigError, match=r"ties: fixed.rescale is '1/p'; expected one of none, l1"
@@ -178,6 +207,10 @@ def test_settings_are_checked() -> None:
         merge("ties", normal(3), {}, rescale="1/p")
     with pytest.raises(ConfigError, match="expected weighted or paper"):
         merge("della", normal(3), {}, election="count")
+    with pytest.raises(ConfigError, match="'last'; expected first"):
+        merge("ties", normal(3), {}, equal="last")
+    with pytest.raises(ConfigError, match="'first'; expected all"):
+        merge("sce", normal(3), {"select_topk": [0.5]}, equal="first")
 
 
 @pytest.mark.parametrize("name", FAMILY)
