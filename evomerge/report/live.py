@@ -12,6 +12,7 @@ from evomerge.choose import is_single, ranked
 from evomerge.compare import paired_mean, smallest_visible
 from evomerge.constraints import Constraints
 from evomerge.report.data import printable
+from evomerge.report.live_nodes import LiveNodes
 from evomerge.report.tables import duration
 from evomerge.scale import Scale
 from evomerge.trial import Objective, Trial, TrialState
@@ -56,6 +57,7 @@ class LiveView:
         self._scalarisation = "mean"
         self._bounds = Constraints.none()
         self._bytes, self._n_models = 0, 0
+        self._nodes = LiveNodes()
 
     def say(self, text: str) -> None:
         """Prints one line with the seconds since the start."""
@@ -99,6 +101,7 @@ class LiveView:
         self._searched = [o for o in objectives if o.search]
         self._capacity, self._n_trials = capacity, n_trials
         self._bytes, self._n_models = 4 * n_parameters, n_models
+        self._nodes.listen()
         self.say(f"starting {capacity} worker{'s' * (capacity > 1)}")
 
     def phase(self, phase: str, total: int) -> None:
@@ -274,10 +277,15 @@ class LiveView:
         names = ", ".join(f"{t.name} on {t.split}" for t in list(self._running.values())[:4])
         if names:
             rows.append(Text(f"  running: {names}", style="dim"))
+        if nodes := self._nodes.line():
+            rows.append(Text(f"  jobs by node: {nodes}", style="dim"))
         return Group(*rows)
 
     def end(self) -> None:
-        """Takes the display down."""
+        """Takes the display down; says who did the work, where that was more than one node."""
+        self._nodes.stop()
+        if nodes := self._nodes.line():
+            self.say(f"jobs by node: {nodes}")
         if self._display is not None:
             self._display.stop()
             self._display = None
