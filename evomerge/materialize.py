@@ -26,15 +26,19 @@ from evomerge.recipe import Recipe, Scalar
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+ALL_GPUS = "cuda:all"
+"""Device of a model that is spread over all visible GPUs."""
+
 
 class Merger:
     """Merges the tensors of one pool by one method.
+
+    What is prepared lies where the live tensor does; on the CPU it stays in the mapped files.
 
     Args:
         pool: Where the tensors come from.
         name: Merge method.
         fixed: Its settings that are not searched.
-        device: Where the basis lies. On the CPU it stays in the mapped files.
         cache: Folder where what is prepared is found, and kept for other workers and the next
             search (:mod:`evomerge.prepared`); None: in this Merger's memory only.
         keep: Whether what is not there yet is kept.
@@ -50,7 +54,6 @@ class Merger:
         pool: ExpertPool,
         name: str,
         fixed: Mapping[str, Scalar],
-        device: torch.device | str = "cpu",
         cache: Path | None = None,
         *,
         keep: bool = True,
@@ -59,7 +62,6 @@ class Merger:
         self.method = method(name)
         check_settings(name, fixed, has_base=pool.base is not None, n_experts=len(pool.experts))
         self.fixed: Mapping[str, Scalar] = {**usual_settings(name), **fixed}
-        self._device = torch.device(device)
         self._cache = None
         if cache is not None:
             everyone = [pool.base.content if pool.base else "", *(e.content for e in pool.experts)]
@@ -81,12 +83,12 @@ class Merger:
     def _surveyed(self) -> Any:
         return self.method.survey((self._sources(t.name) for t in self.pool.tensors), self.fixed)
 
-    def _prepared(self, tensor: str) -> Basis:
-        basis = self._basis.get(tensor) or self._prepare(tensor)
+    def _prepared(self, tensor: str, device: torch.device) -> Basis:
+        basis = self._basis.get(tensor) or self._prepare(tensor, device)
         assert basis is not None  # noqa: S101 - it waited
         return basis
 
-    def _prepare(self, tensor: str, *, wait: bool = True) -> Basis | None:
+    def _prepare(self, tensor: str, device: torch.device, *, wait: bool = True) -> Basis | None:
         """Prepares a tensor; None where another worker is at it and ``wait`` is off."""
         sources = self._sources(tensor)
 
@@ -99,21 +101,21 @@ class Merger:
         else:
             basis = make()
         if basis is not None:
-            basis = dataclasses.replace(basis, tensors=_moved(basis.tensors, self._device))
+            basis = dataclasses.replace(basis, tensors=_moved(basis.tensors, device))
             self._basis[tensor] = basis
         return basis
 
     def merge_tensor(
         self, tensor: str, coefficients: Mapping[str, Sequence[float]], out: torch.Tensor
     ) -> None:
-        """Writes one merged tensor into ``out`` (the tensor's shape; on this Merger's device).
+        """Writes one merged tensor into ``out`` (the tensor's shape; always on one device).
 
         An ``out`` narrower than fp32 is rounded as the recipe says (``fixed.rounding``): to
         nearest by the method itself, or dithered from an fp32 scratch of the tensor's size.
         """
         dithered = self.fixed["rounding"] == "dither" and out.dtype in NARROW
         exact = torch.empty_like(out, dtype=torch.float32) if dithered else out
-        self.method.combine(exact, self._prepared(tensor), coefficients, self.fixed)
+        self.method.combine(exact, self._prepared(tensor, out.device), coefficients, self.fixed)
         if dithered:
             dither_into(out, exact, tensor)
 
@@ -125,8 +127,8 @@ class Merger:
         """Writes every tensor of a recipe into ``out`` (tensor name to live tensor)."""
         with torch.no_grad():
             if not self._basis:  # workers that start together share the work
-                for name in out:
-                    self._prepare(name, wait=False)
+                for name, live in out.items():
+                    self._prepare(name, live.device, wait=False)
             for tensor, coefficients in rows(recipe):
                 if tensor in out:
                     self.merge_tensor(tensor, coefficients, out[tensor])
@@ -203,7 +205,8 @@ class LiveModel:
 
     Args:
         pool: The models.
-        device: Where it lives.
+        device: Where it lives; ``"cuda:all"``: layer by layer over all GPUs that are visible, for
+            a model that does not fit one. They work one after another.
         dtype: ``"auto"`` (as the base was saved), ``"float32"``, ``"bfloat16"`` or ``"float16"``.
         trust_remote_code: Passed to transformers; off unless the user asks.
 
@@ -225,25 +228,46 @@ class LiveModel:
 
         folder = str(pool.anchor.folder)
         both = pool.anchor.config.get("is_encoder_decoder")
+        spread = {"device_map": _device_map()} if str(device) == ALL_GPUS else {}
         try:
             model = (AutoModelForSeq2SeqLM if both else AutoModelForCausalLM).from_pretrained(
                 folder,
                 dtype=dtype if dtype == "auto" else getattr(torch, dtype),
                 trust_remote_code=trust_remote_code,
                 use_safetensors=True,
+                **spread,
             )
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
         except (OSError, ValueError, RuntimeError, KeyError, ImportError) as e:
             raise CheckpointError(f"transformers cannot load {folder}: {e}") from e
         try:
-            self.model: PreTrainedModel = _settled(model, device)
+            self.model: PreTrainedModel = _settled(model, None if spread else device)
         except (RuntimeError, AssertionError) as e:  # torch without CUDA asserts
             reason = str(e).strip().partition("\n")[0]
             raise ConfigError(f"device {str(device)!r} cannot hold the model: {reason}.") from e
         self.tokenizer: PreTrainedTokenizerBase = tokenizer
-        self.device = torch.device(device)
         self.tensors = place(self.model, pool)
 
+    @property
+    def devices(self) -> set[torch.device]:
+        """Where its weights are."""
+        return {t.device for t in self.tensors.values()}
 
-def _settled(model: Any, device: torch.device | str) -> Any:
-    return model.to(device).eval().requires_grad_(False)  # noqa: FBT003
+
+def _device_map() -> str:
+    """The ``device_map`` for an even distribution of layers over the GPUs.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    if not torch.cuda.is_available():
+        raise ConfigError(f"device '{ALL_GPUS}': no GPU is visible here.")
+    return "balanced"
+
+
+def _settled(model: Any, device: torch.device | str | None) -> Any:
+    if device is not None:
+        model = model.to(device)
+    elif any(p.is_meta for p in model.parameters()):  # accelerate left them on the disk
+        raise RuntimeError("all GPUs together are too small")
+    return model.eval().requires_grad_(False)  # noqa: FBT003

@@ -82,12 +82,13 @@ def test_factors_are_never_multiplied_out(
         delta = sum(x * (e.double() - base.double()) for x, e in zip(w, experts, strict=True))
         exact = base.double() + delta
     monkeypatch.setattr(Adapter, "tensor", None)
-    merger = Merger(pool, method, {}, device)
+    merger = Merger(pool, method, {})
     out = torch.full(base.shape, float("nan"), dtype=dtype, device=device)
     merger.merge_tensor(name, {"weight": w}, out)
     eps = max(torch.finfo(dtype).eps, 2e-7)
     assert torch.allclose(out.double().cpu(), exact, rtol=eps, atol=2e-7)
-    assert sum(isinstance(t, LowRank) for t in merger._prepared(name).tensors) == 2
+    prepared = merger._prepared(name, out.device).tensors
+    assert sum(isinstance(t, LowRank) for t in prepared) == 2
 
 
 def test_other_methods_get_the_dense_tensor() -> None:
@@ -97,7 +98,8 @@ def test_other_methods_get_the_dense_tensor() -> None:
     values = {"weight": [1.0, 1.0], "density": [0.5, 0.5], "lambda": [1.0]}
     merger = Merger(pool, "ties", {})
     merger.merge_tensor(name, values, out)
-    assert not any(isinstance(t, LowRank) for t in merger._prepared(name).tensors)
+    prepared = merger._prepared(name, out.device).tensors
+    assert not any(isinstance(t, LowRank) for t in prepared)
     assert torch.isfinite(out).all()
 
 

@@ -75,7 +75,7 @@ def test_live_model_holds_the_merge(
     recipe = random_recipe(pool, method)
     check_recipe(recipe, pool)
     live = LiveModel(pool, device)
-    Merger(pool, method, {}, device).merge(recipe, live.tensors)
+    Merger(pool, method, {}).merge(recipe, live.tensors)
     saved = saved_state(live.model)
     for name, expected in naive(pool, recipe).items():
         assert torch.allclose(saved[name].double(), expected, rtol=1e-6, atol=1e-7), name
@@ -92,7 +92,7 @@ def test_live_model_holds_the_merge(
 def test_no_candidate_leaves_a_trace(device: torch.device) -> None:
     pool = open_family()
     live = LiveModel(pool, device)
-    merger = Merger(pool, "task_arithmetic", {}, device)
+    merger = Merger(pool, "task_arithmetic", {})
     first, second = random_recipe(pool, seed=0), random_recipe(pool, seed=1)
     merger.merge(first, live.tensors)
     want = {n: t.clone() for n, t in live.tensors.items()}
@@ -108,7 +108,7 @@ def test_narrow_model_of_wide_experts_is_rounded_once(dtype: str, device: torch.
     recipe = random_recipe(pool)
     live = LiveModel(pool, device, dtype)
     wide = {t.name: torch.empty(t.shape, device=device) for t in pool.tensors}
-    merger = Merger(pool, recipe.method, {}, device)
+    merger = Merger(pool, recipe.method, {})
     merger.merge(recipe, live.tensors)
     merger.merge(recipe, wide)
     for name, tensor in live.tensors.items():
@@ -125,12 +125,12 @@ def test_dithered_merges(dtype: str, device: torch.device) -> None:
     plain = random_recipe(pool)
     recipe = dataclasses.replace(plain, fixed={"rounding": "dither"})
     assert recipe.id != plain.id, "two roundings are two models"
-    merger = Merger(pool, recipe.method, recipe.fixed, device)
+    merger = Merger(pool, recipe.method, recipe.fixed)
     live = {t.name: torch.empty(t.shape, dtype=getattr(torch, dtype)).to(device)
             for t in pool.tensors}  # fmt: skip
     merger.merge(recipe, live)
     wide = {name: torch.empty_like(t, dtype=torch.float32) for name, t in live.items()}
-    Merger(pool, plain.method, plain.fixed, device).merge(plain, wide)
+    Merger(pool, plain.method, plain.fixed).merge(plain, wide)
     entries = torch.cat([(live[n].double() - wide[n].double()).reshape(-1) for n in live])
     nearest = torch.cat([
         (wide[n].to(live[n].dtype).double() - wide[n].double()).reshape(-1) for n in live
@@ -148,6 +148,13 @@ def test_dithered_merges(dtype: str, device: torch.device) -> None:
         assert torch.equal(tensor.cpu(), pool.experts[1].tensor(name)), "an expert stays itself"
 
 
+def test_all_gpus_need_a_gpu() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(ConfigError, match="device 'cuda:all': no GPU is visible here"):
+        LiveModel(open_family(), "cuda:all")
+
+
 def test_auto_dtype_is_the_base_model_s(device: torch.device) -> None:
     pool = open_family(dtype="bfloat16")
     assert LiveModel(pool, device).model.dtype == torch.bfloat16
@@ -158,13 +165,26 @@ def test_experts_stay_mapped_and_untouched() -> None:
     name = pool.tensors[-1].name
     before = [e.tensor(name).clone() for e in pool.experts]
     merger = Merger(pool, "task_arithmetic", {})
-    basis = merger._prepared(name).tensors
+    basis = merger._prepared(name, torch.device("cpu")).tensors
     assert [b.data_ptr() for b in basis[1:]] == [e.tensor(name).data_ptr() for e in pool.experts]
     live = LiveModel(pool)
     merger.merge(random_recipe(pool), live.tensors)
     assert all(torch.equal(b, e.tensor(name)) for b, e in zip(before, pool.experts, strict=True))
     merger.forget(name)
     merger.forget("no such tensor")
+
+
+def test_what_is_prepared_lies_where_the_live_tensor_does() -> None:
+    """Layers of one model may lie on several GPUs; ``meta`` stands for another device."""
+    pool = open_family()
+    merger = Merger(pool, "task_arithmetic", {})
+    here, there = pool.tensors[0], pool.tensors[1]
+    recipe = random_recipe(pool, "task_arithmetic")
+    devices = {here.name: torch.device("cpu"), there.name: torch.device("meta")}
+    merger.merge(recipe, {here.name: torch.empty(here.shape)})
+    for name, device in devices.items():
+        basis = merger._prepared(name, device)
+        assert {t.device.type for t in basis.tensors} == {device.type}, name
 
 
 def test_settings() -> None:

@@ -186,15 +186,15 @@ def test_a_tensor_that_another_worker_makes_is_left_to_it(tmp_path: Path) -> Non
     pool = pool_for("ties")
     name = pool.tensors[0].name
     merger = Merger(pool, "ties", {}, cache=tmp_path)
-    merger._prepare(name)
+    merger._prepare(name, torch.device("cpu"))
     (file,) = files(tmp_path)
     content = file.read_bytes()
     file.unlink()
     with file.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert merger._prepare(name, wait=False) is None
+        assert merger._prepare(name, torch.device("cpu"), wait=False) is None
         file.write_bytes(content)
-        assert merger._prepare(name, wait=False) is not None
+        assert merger._prepare(name, torch.device("cpu"), wait=False) is not None
 
 
 def test_what_cannot_be_stored_is_refused() -> None:

@@ -140,8 +140,8 @@ def _integer(config: Config, key: str, low: int) -> int:
 
 
 def _check_device(device: str, dtype: str) -> None:
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
-        raise unknown_name("device", device, ("auto", "cpu", "cuda", "cuda:N"))
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+|:all)?", device):
+        raise unknown_name("device", device, ("auto", "cpu", "cuda", "cuda:N", "cuda:all"))
     dtypes = ("auto", "float32", "bfloat16", "float16")
     if dtype not in dtypes:
         raise unknown_name("dtype", dtype, dtypes)

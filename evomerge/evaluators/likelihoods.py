@@ -132,8 +132,8 @@ class Likelihoods:
     def _take(self, _: torch.nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         if not self._wanted:
             return None
-        rows, columns = self._wanted.pop()
-        return (args[0][rows, columns][None], *args[1:])
+        place = (index.to(args[0].device) for index in self._wanted.pop())  # it may be another GPU
+        return (args[0][tuple(place)][None], *args[1:])
 
     def inputs(self, model: PreTrainedModel, batch: Batch) -> dict[str, torch.Tensor]:
         """What the model's forward takes."""

@@ -82,8 +82,9 @@ class RayExecutor:
         workers: How many; null: one per GPU share, or on CPUs one per ``cpus_per_worker``, and
             more as nodes join. On a running cluster a number may be more than fits now: the
             search starts with the first worker, the others join as nodes come.
-        gpus_per_worker: Share of a GPU per worker (0.5 puts two on one); null: 1 where the
-            cluster has GPUs and ``device`` is not the CPU, else 0.
+        gpus_per_worker: Share of a GPU per worker (0.5 puts two on one), or several, over which
+            its model is spread; null: 1 where the cluster has GPUs and ``device`` is not the CPU,
+            else 0.
         cpus_per_worker: CPU cores per worker, which become its torch threads; null: all cores
             divided among the workers.
         share: How many studies divide the machine or cluster among themselves (a sweep); what is
@@ -119,8 +120,9 @@ class RayExecutor:
         _positive(trial_timeout=trial_timeout, start_timeout=start_timeout)
         if spec.device.startswith("cuda:"):
             raise ConfigError(
-                f"device={spec.device}: Ray gives every worker a GPU of its own. Use device=cuda "
-                "(CUDA_VISIBLE_DEVICES chooses among GPUs), or executor=local."
+                f"device={spec.device}: Ray gives every worker GPUs of its own. Use device=cuda "
+                "(CUDA_VISIBLE_DEVICES chooses among GPUs, executor.gpus_per_worker says how many "
+                "a worker gets), or executor=local."
             )
         self._max_attempts = max_attempts
         self._timeout, self._start_timeout = trial_timeout, start_timeout
@@ -146,6 +148,8 @@ class RayExecutor:
             if n > (fit := room(nodes, cpus, gpus)):
                 _log.warning("room for %d of %d workers; others join as nodes come", fit, n)
             device = "cpu" if spec.device == "auto" and not gpus else spec.device
+            if gpus > 1 and device != "cpu":
+                device = "cuda:all"
             spec = dataclasses.replace(
                 spec, threads=cpus, device=device, paths=dict(paths or {}), stage=stage
             )

@@ -26,7 +26,8 @@ class WorkerSpec:
     Attributes:
         pool: The models.
         evaluator: What scores them.
-        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, or ``"auto"``: a GPU where there is one.
+        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"cuda:all"`` (spread over all visible GPUs),
+            or ``"auto"``: a GPU where there is one.
         dtype: dtype of the live model: ``"auto"``, ``"float32"``, ``"bfloat16"``, ``"float16"``.
         threads: torch threads; None leaves torch's own choice.
         trust_remote_code: Passed to transformers.
@@ -105,10 +106,10 @@ class Worker:
         """Whether the device still works: after some CUDA errors every later call fails too."""
         import torch
 
-        if self._live.device.type != "cuda":
-            return True
         try:
-            torch.cuda.synchronize(self._live.device)
+            for device in self._live.devices:
+                if device.type == "cuda":
+                    torch.cuda.synchronize(device)
         except RuntimeError:
             return False
         return True
@@ -125,7 +126,7 @@ class Worker:
         model = {
             "anchor": [anchor.content, side_files_hash(anchor.folder)],
             "dtype": str(self._live.model.dtype),
-            "device": self._live.device.type,
+            "device": self._live.model.device.type,
         }
         return ScoreCache(cache_folder(), depends_on, model)
 
@@ -145,8 +146,6 @@ class Worker:
         key = (recipe.method, repr(sorted(recipe.fixed.items())))
         check_recipe(recipe, self._spec.pool)
         if key not in self._mergers:  # one at a time: on a GPU each holds a copy of the experts
-            merger = Merger(
-                self._spec.pool, recipe.method, recipe.fixed, self._live.device, cache_folder()
-            )
+            merger = Merger(self._spec.pool, recipe.method, recipe.fixed, cache_folder())
             self._mergers = {key: merger}
         self._mergers[key].merge(recipe, self._live.tensors)

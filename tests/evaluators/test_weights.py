@@ -40,7 +40,7 @@ def test_distance_is_the_relative_norm_of_the_change(pool, device):
     assert scorer.evaluate(live.model, None, "search").values == {"far": 0.0}
     space = SearchSpace({"method": "task_arithmetic", "groups": {"blocks": "each"}}, pool)
     recipe = space.decode(np.random.default_rng(0).random(space.dim))
-    merger = Merger(pool, recipe.method, recipe.fixed, device)
+    merger = Merger(pool, recipe.method, recipe.fixed)
     merger.merge(recipe, live.tensors)
     change = norm = 0.0
     for name, tensor in live.tensors.items():
