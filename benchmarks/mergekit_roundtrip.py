@@ -12,6 +12,10 @@ every program, so they are compared at density 1.
 Changes of bfloat16 weights are often equally large. Of those at the threshold of TIES,
 breadcrumbs and SCE mergekit keeps what its sort happens to put first; the recipes here say
 ``equal: torch``, as those read from a mergekit YAML do, so that both must make the same choice.
+
+Vocabularies that differ (``tokenizer_source``): one expert has three tokens more and has exchanged
+the ids of two; merged in the base's vocabulary and in its own. (Rows of no token, which some
+models have at the end, are dropped by mergekit; here they stay, and count in the density of TIES.)
 """
 
 from __future__ import annotations
@@ -32,7 +36,9 @@ from evomerge.groups import GroupSpec, build_groups
 from evomerge.mergekit.table import METHODS
 from evomerge.methods import method
 from evomerge.recipe import Recipe
+from tests.diagnose.variants import add_tokens
 from tests.models import build_family
+from tests.test_vocabulary import swap_tokens
 
 _MERGEKIT = """
 import json, sys, yaml
@@ -48,15 +54,21 @@ for source, out in json.load(open(sys.argv[1])):
         print(f"FAILED {source}: {e!r}", flush=True)
 """
 
+SPELLED = ("linear", "task_arithmetic", "slerp", "ties")
+"""Methods that are also merged with vocabularies that differ."""
 CASES = (("float32", "auto"), ("float32", "bfloat16"), ("bfloat16", "auto"))
 """What the models are stored in, and what the merge is written in."""
 
 
-def recipe_of(name: str, family: dict[str, Path]) -> Recipe:
+Case = tuple[str, str, Path]
+"""What is merged, its dtype, and our export."""
+
+
+def recipe_of(name: str, family: dict[str, Path], tokenizer: str | None = None) -> Recipe:
     """A recipe that mergekit can express, with as many experts as the method takes."""
     chosen, row = method(name), METHODS[name]
     experts = {n: str(family[n]) for n in ("expert_a", "expert_b")[: chosen.n_experts[1]]}
-    pool = ExpertPool.open(str(family["base"]), experts)
+    pool = ExpertPool.open(str(family["base"]), experts, tokenizer=tokenizer)
     spec = GroupSpec(blocks=2, roles="split", outside="split")
     groups = tuple(g.group for g in build_groups(spec, pool.tensors, pool.n_layers))
     random = np.random.default_rng(1)
@@ -74,7 +86,8 @@ def recipe_of(name: str, family: dict[str, Path]) -> Recipe:
         known = method(name).fixed
         fixed = {p: v for p, v in fixed.items() if p in known}
         fixed |= {p: spelled(row.words[p], row.parameters[p]) for p in row.words if p in known}
-    return Recipe(name, pool.refs, pool.base.ref, groups, coefficients, fixed)
+    base = pool.base.ref if pool.base else None
+    return Recipe(name, pool.refs, base, groups, coefficients, fixed, pool.spelling)
 
 
 def spelled(words: dict, theirs: float | None) -> object:
@@ -128,33 +141,52 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = (options.out or Path(temporary)).absolute()
-        jobs, cases = [], []
+        cases: list[Case] = []
         for stored, written in CASES:
             family = build_family(folder / stored, layers=3, hidden=32, tie=False, dtype=stored)
             for name in METHODS:
                 ours = folder / f"ours-{stored}-{written}-{name}"
                 out = export(recipe_of(name, family), ours, dtype=written, overwrite=True)
-                theirs = folder / f"theirs-{stored}-{written}-{name}"
-                cases.append((name, stored if written == "auto" else f"to {written}", out, theirs))
-                job = out / "mergekit.yaml"
-                if job.exists():
-                    jobs.append((str(job), str(theirs)))
+                cases.append((name, stored if written == "auto" else f"to {written}", out))
+        cases += spelled_otherwise(folder)
+        jobs = [(str(out / "mergekit.yaml"), str(theirs(out))) for _, _, out in cases]
         run_mergekit(options.mergekit_python, jobs, folder)
         return report(cases)
 
 
-def report(cases: list[tuple[str, str, Path, Path]]) -> int:
+def theirs(ours: Path) -> Path:
+    """Where mergekit writes the same merge."""
+    return ours.with_name(f"{ours.name}-by-mergekit")
+
+
+def spelled_otherwise(folder: Path) -> list[Case]:
+    """Merges of models whose vocabularies differ."""
+    family = build_family(folder / "spelled", layers=3, hidden=32, tie=False)
+    more = add_tokens(family["expert_b"], folder / "more", n=3, rows=3)
+    family["expert_b"] = swap_tokens(more, folder / "other")
+    cases = []
+    for name in SPELLED:
+        for tokenizer in ("base", "expert_b"):
+            if METHODS[name].base == "first" and tokenizer == "base":
+                continue  # it merges two models, and the base is none of them
+            recipe = recipe_of(name, family, tokenizer)
+            out = export(recipe, folder / f"spelled-{name}-{tokenizer}", overwrite=True)
+            cases.append((f"{name}, tokens of {tokenizer}", "float32", out))
+    return cases
+
+
+def report(cases: list[Case]) -> int:
     """The table, and its worst figures."""
     bad = 0
     worst: dict[str, float] = {}
     print("| method | dtype | largest difference / weight | beyond a rounding |")
     print("|---|---|---|---|")
-    for name, dtype, ours, theirs in cases:
-        if not theirs.exists():
+    for name, dtype, ours in cases:
+        if not theirs(ours).exists():
             print(f"| {name} | {dtype} | mergekit made nothing | |")
             bad += 1
             continue
-        relative, beyond, n = differences(ours, theirs)
+        relative, beyond, n = differences(ours, theirs(ours))
         exact = dtype == "float32"
         bad += relative > 1e-6 if exact else beyond > 0
         shown = "" if exact else f"{beyond} of {n} "
