@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from evomerge.choose import is_single, ranked
 from evomerge.compare import paired_mean, smallest_visible
 from evomerge.constraints import Constraints
+from evomerge.report.cells import duration
 from evomerge.report.data import printable
 from evomerge.report.live_nodes import LiveNodes
-from evomerge.report.tables import duration
 from evomerge.scale import Scale
 from evomerge.trial import Objective, Trial, TrialState
 

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from evomerge.choose import Verdict, verdict
+from evomerge.report.cells import Cell, Column, Row, Table, Tone, duration, number, span
 from evomerge.report.data import plain, printable
+from evomerge.report.facts import commands
 from evomerge.report.leads import leads
 from evomerge.report.many import Comparison, Contender, median, paired_seeds
-from evomerge.report.tables import Cell, Column, Row, Table, Tone, commands, duration, number, span
 from evomerge.run import Run
 
 

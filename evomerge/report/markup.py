@@ -12,8 +12,8 @@ from functools import cache, partial
 from importlib import resources
 
 from evomerge import __version__
+from evomerge.report.cells import Cell, Row, Table
 from evomerge.report.data import plain, printable
-from evomerge.report.tables import Cell, Row, Table
 
 # No request leaves the page, whatever a name in it may say.
 POLICY = (

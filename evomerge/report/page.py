@@ -8,12 +8,14 @@ from pathlib import Path
 from evomerge.choose import Verdict, verdict
 from evomerge.luck import luck
 from evomerge.report import markup
+from evomerge.report.cells import Table
 from evomerge.report.coefficients import effects
 from evomerge.report.data import printable, replace
+from evomerge.report.facts import facts
 from evomerge.report.leads import leads
 from evomerge.report.page_data import page_data
 from evomerge.report.progress import progress
-from evomerge.report.tables import Table, facts, tables
+from evomerge.report.tables import tables
 from evomerge.run import Run
 
 SCRIPTS = (

@@ -12,9 +12,9 @@ from evomerge.choose import Verdict, front, is_reference, is_single, ranked
 from evomerge.compare import constraints_of, is_scored, scale_of
 from evomerge.report.coefficients import Coefficients, Effect, tabulate
 from evomerge.report.data import called, printable, raw, summary, table_split
+from evomerge.report.facts import command_lines
 from evomerge.report.leads import Lead
 from evomerge.report.progress import Progress
-from evomerge.report.tables import command_lines
 from evomerge.run import Run
 from evomerge.scale import Scale
 from evomerge.trial import Objective, Trial, TrialState

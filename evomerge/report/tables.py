@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-import shlex
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
 
 from evomerge.choose import (
     Verdict,
@@ -15,7 +12,6 @@ from evomerge.choose import (
     is_reference,
     is_single,
     ranked,
-    reason,
     verdict,
 )
 from evomerge.compare import (
@@ -25,73 +21,19 @@ from evomerge.compare import (
     scale_of,
     smallest_visible,
 )
+from evomerge.report.accounts import failures_table, time_table
+from evomerge.report.cells import Cell, Column, Row, Table, Tone, figures, number, span
 from evomerge.report.coefficients import effects
 from evomerge.report.data import called, printable, raw, summary, table_split
+from evomerge.report.facts import commands
 from evomerge.report.leads import leads
 from evomerge.run import Run
-from evomerge.trial import SPLITS, Objective, Split, Trial, TrialState
+from evomerge.trial import SPLITS, Objective, Split, Trial
 
-Tone = Literal["", "good", "bad", "muted", "strong"]
 BEST = 10
 """Rows of the table of the search's best trials."""
 MOST = 30
-"""At most this many rows of a front or of failures; the JSON form has them all."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Cell:
-    """One cell: its text, its tone, what it says when pointed at, and a bar of 0 to 1."""
-
-    text: str
-    tone: Tone = ""
-    title: str = ""
-    fill: float = 0.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One row.
-
-    Attributes:
-        cells: One per column.
-        pick: What ``evomerge export --pick`` calls this row's recipe, or "".
-        commands: Shell lines that export and verify it.
-        interval: (low, mean, high) to draw, or None.
-        details: Long text that belongs to the row (a traceback).
-        rival: Whether this is the row that the others are compared with.
-    """
-
-    cells: tuple[Cell, ...]
-    pick: str = ""
-    commands: tuple[str, ...] = ()
-    interval: tuple[float, float, float] | None = None
-    details: str = ""
-    rival: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class Column:
-    """A column: its heading, a second line below it, and whether it holds numbers."""
-
-    name: str
-    unit: str = ""
-    numeric: bool = False
-
-
-def _figures(name: str, unit: str = "") -> Column:
-    """A column of numbers."""
-    return Column(name, unit, numeric=True)
-
-
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """A table with a title, a remark and its rows."""
-
-    key: str
-    title: str
-    note: str
-    columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
+"""At most this many rows of a front; the JSON form has them all."""
 
 
 def tables(run: Run, answer: Verdict | None = None) -> list[Table]:
@@ -122,11 +64,11 @@ def scores_table(run: Run, answer: Verdict) -> Table:
     rival = next((t for t in rows if is_single(t)), None)
     rival = answer.rival if answer.rival is not None and answer.split == split else rival
     shown = run.objectives if split == "test" else run.guiding
-    against = (_figures("vs", called(rival)), Column("")) if rival else ()
+    against = (figures("vs", called(rival)), Column("")) if rival else ()
     columns = (
         Column(""),
-        _figures("mean", "normalised"),
-        _figures("95% CI"),
+        figures("mean", "normalised"),
+        figures("95% CI"),
         *against,
         *(_objective_column(o) for o in shown),
     )
@@ -162,8 +104,8 @@ def luck_table(run: Run, answer: Verdict) -> Table:
     splits = [s for s in SPLITS if any(s in lead.on for lead in found)]
     columns = (
         Column(""),
-        *(_figures(s, "lead") for s in splits),
-        _figures("luck", "search \u2212 test"),
+        *(figures(s, "lead") for s in splits),
+        figures("luck", "search \u2212 test"),
     )
     body = []
     for lead in found:
@@ -193,7 +135,7 @@ def mattered_table(run: Run) -> Table:
     signs = {o.name: o for o in run.searched}
     columns = (
         Column("coefficient"),
-        *(_figures(printable(k), "" if k in signs else "normalised") for k in keys),
+        *(figures(printable(k), "" if k in signs else "normalised") for k in keys),
     )
     body = []
     for e in found[:MOST]:
@@ -225,7 +167,7 @@ def search_table(run: Run) -> Table:
     ]
     columns = (
         Column(""),
-        _figures(scale.title, "normalised"),
+        figures(scale.title, "normalised"),
         *(_objective_column(o) for o in run.guiding),
         Column("recipe", "mean over the layer groups"),
     )
@@ -242,7 +184,7 @@ def front_table(run: Run) -> Table:
     scale = scale_of(run, "search")
     columns = (
         Column(""),
-        _figures(scale.title, "normalised"),
+        figures(scale.title, "normalised"),
         *(_objective_column(o) for o in run.guiding),
         Column("recipe", "mean over the layer groups"),
     )
@@ -260,9 +202,9 @@ def comparison_table(run: Run) -> Table:
     """Other runs beside this one, where ``meta["comparison"]`` names some."""
     columns = (
         Column("run"),
-        _figures("best", "normalised mean"),
-        _figures("difference"),
-        _figures("95% CI"),
+        figures("best", "normalised mean"),
+        figures("difference"),
+        figures("95% CI"),
         Column("where"),
     )
     entries = run.meta.get("comparison") or ()
@@ -286,119 +228,6 @@ def comparison_table(run: Run) -> Table:
         )
     note = "Best mean normalised score of each run, and its difference from this one."
     return Table("comparison", "Beside other runs", note, columns, tuple(body))
-
-
-def time_table(run: Run) -> Table:
-    """Where the time went."""
-    spent: dict[tuple[str, str], list[Trial]] = {}
-    for t in run.trials:
-        if t.scores is not None and t.copied_from is None and t.scores.seconds:
-            spent.setdefault((t.kind, t.split), []).append(t)
-    phases = sorted({p for ts in spent.values() for t in ts if t.scores for p in t.scores.seconds})
-    columns = (
-        Column("what"),
-        _figures("trials"),
-        *(_figures(printable(p), "per trial") for p in phases),
-        _figures("total"),
-    )
-    body = []
-    for (kind, split), trials in spent.items():
-        times = [t.scores.seconds for t in trials if t.scores]
-        sums = [sum(_float(s.get(p, 0.0)) for s in times) for p in phases]
-        means = [Cell(duration(s / len(trials))) for s in sums]
-        name = f"{kind} trials" if kind != "final" else "scored again"
-        cells = (
-            Cell(f"{name}, {split}"),
-            Cell(str(len(trials))),
-            *means,
-            Cell(duration(sum(t.scores.spent for t in trials if t.scores))),
-        )
-        body.append(Row(cells))
-    note = (
-        "Time of the workers, added up; the clock on the wall ran less where several worked. What "
-        "a trial waited for a worker is no part of the total."
-    )
-    found = [t for t in run.trials if t.scores and t.copied_from is None and not t.scores.seconds]
-    if found:
-        note += f" {len(found)} trials took none: their scores were found in the cache folder."
-    return Table("time", "Time spent", note, columns, tuple(body))
-
-
-def failures_table(run: Run) -> Table:
-    """What failed, and why."""
-    failed = [t for t in run.trials if t.state is TrialState.FAILED]
-    columns = (Column(""), Column("documents"), _figures("attempt"), Column("reason"))
-    body = [
-        Row(
-            (
-                Cell(called(t), "strong"),
-                Cell(t.split),
-                Cell(str(t.attempt + 1)),
-                Cell(printable(reason(t)), "bad"),
-            ),
-            details=t.error or "",
-        )
-        for t in failed[:MOST]
-    ]
-    note = f"{len(failed)} of {len(run.trials)} trials failed; the search goes on without them."
-    if len(failed) > MOST:
-        note += f" The first {MOST}."
-    return Table("failures", "Failures", note, columns, tuple(body))
-
-
-def commands(run: Run, trial: Trial) -> tuple[str, ...]:
-    """The shell lines that export a trial and verify it with stock lm_eval."""
-    return command_lines(run, str(trial.number))
-
-
-def command_lines(run: Run, number: str) -> tuple[str, ...]:
-    """:func:`commands` of the trial of that number, or of a word that stands for one."""
-    out = f"merged/trial-{number}"
-    path = shlex.quote(str(run.path))
-    lines = [f"evomerge export {path} --pick trial={number} --out {out}"]
-    line = run.stock_command(table_split(run), out)
-    if line:
-        lines.append(line)
-    return tuple(lines)
-
-
-def progress(run: Run) -> str:
-    """How far the search is, in words."""
-    done = sum(t.kind == "search" and t.split == "search" for t in run.trials)
-    budget = run.meta.get("n_trials")
-    words = f"{done} of {budget} trials" if isinstance(budget, int) else f"{done} trials"
-    ended = run.meta.get("ended") if isinstance(budget, int) and done < budget else ""
-    words += f": {ended}" if ended else ""
-    failed = sum(t.state is TrialState.FAILED for t in run.trials)
-    pruned = sum(t.state is TrialState.PRUNED for t in run.trials)
-    words += f", {len(run.running)} running" if run.running else ""
-    words += f", {pruned} stopped early" if pruned else ""
-    return words + (f", {failed} failed" if failed else "")
-
-
-def facts(run: Run) -> list[tuple[str, str]]:
-    """The run in a few (name, value) pairs; those that it does not know are left out."""
-    meta = run.meta
-    space = meta.get("space") if isinstance(meta.get("space"), Mapping) else {}
-    models = meta.get("models") if isinstance(meta.get("models"), Mapping) else {}
-    found = [("search", progress(run))]
-    if meta.get("optimizer"):
-        seed = f", seed {meta['seed']}" if "seed" in meta else ""
-        found.append(("optimizer", f"{printable(meta['optimizer'])}{seed}"))
-    if meta.get("note"):
-        found.append(("", printable(meta["note"])))
-    if space:
-        dim = f", {space['dim']} dimensions" if "dim" in space else ""
-        found.append(("search space", f"{printable(space.get('name', space.get('method')))}{dim}"))
-    if models:
-        experts = [_model(m) for m in models.get("experts", ())]
-        base = f" on {_model(models['base'])}" if models.get("base") else ""
-        found.append(("experts", ", ".join(experts) + base))
-    documents = meta.get("documents")
-    if isinstance(documents, Mapping) and documents:
-        parts = [f"{sum(d.values()):,} {s}" for s, d in documents.items() if d]
-        found.append(("documents", ", ".join(parts)))
-    return found
 
 
 def _search_row(run: Run, trial: Trial, mean: float) -> Row:
@@ -451,7 +280,7 @@ def _scores_note(run: Run, split: Split) -> str:
 
 def _objective_column(o: Objective) -> Column:
     arrow = "\u2191" if o.direction == "maximize" else "\u2193"
-    return _figures(printable(o.name), f"{printable(o.metric)} {arrow}{_bound(o)}")
+    return figures(printable(o.name), f"{printable(o.metric)} {arrow}{_bound(o)}")
 
 
 def _bound(o: Objective) -> str:
@@ -471,38 +300,6 @@ def _raw_cell(o: Objective, trial: Trial, run: Run) -> Cell:
     if o.bound is not None and o.name in constraints_of(run, trial.split).broken(values):
         tone, title = "bad", ". ".join(filter(None, ("breaks its bound", title)))
     return Cell(number(raw(o, trial)), tone, title)
-
-
-def _model(ref: Any) -> str:
-    return printable(ref.get("name", ref) if isinstance(ref, Mapping) else ref)
-
-
-def number(value: float, sign: bool = False) -> str:
-    """A value in as many digits as anybody reads."""
-    if math.isnan(value):
-        return "\u2013"
-    if math.isinf(value) or abs(value) >= 1e4:
-        return f"{value:+.2e}" if sign else f"{value:.2e}"
-    digits = 3 if abs(value) < 100 else 1
-    value = round(value, digits) + 0.0  # no negative zero
-    return f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
-
-
-def span(low: float, high: float) -> str:
-    """An interval."""
-    return "\u2013" if math.isnan(low) or math.isnan(high) else f"{number(low)} to {number(high)}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people."""
-    if not math.isfinite(seconds):
-        return "\u2013"
-    if seconds < 1:
-        return f"{1000 * seconds:.0f} ms"
-    if seconds < 90:
-        return f"{seconds:.1f} s"
-    minutes = seconds / 60
-    return f"{minutes:.1f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
 
 
 def _float(value: object) -> float:

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 from evomerge.choose import verdict
 from evomerge.luck import luck
+from evomerge.report.cells import Table
 from evomerge.report.data import printable
-from evomerge.report.tables import Table, commands, facts, tables
+from evomerge.report.facts import commands, facts
+from evomerge.report.tables import tables
 from evomerge.run import Run
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import yaml
 from transformers import PreTrainedModel
 
 from evomerge.cli import main
-from evomerge.report.tables import time_table
+from evomerge.report.accounts import time_table
 from evomerge.resources import resource_folder
 from evomerge.store import open_run
 

@@ -18,7 +18,7 @@ import pytest
 
 from evomerge import report
 from evomerge.errors import ExportError
-from evomerge.report import data, markup, page, progress, tables
+from evomerge.report import cells, data, facts, markup, page, progress, tables
 from evomerge.trial import Objective
 from tests import synthetic as s
 
@@ -222,7 +222,7 @@ def test_copies_and_failures(study):
     found = {t.key: t for t in tables.tables(run)}
     assert "ValueError: boom" in found["failures"].rows[0].cells[3].text
     assert found["failures"].rows[0].details.startswith("Traceback")
-    assert "1 failed" in tables.progress(run)
+    assert "1 failed" in facts.progress(run)
     entries = {e["number"]: e for e in report.to_json(run)["trials"]}
     assert entries[77]["copied_from"] == source.number
     assert entries[78]["error"].endswith("boom")
@@ -298,11 +298,11 @@ def test_files_are_replaced_in_one_step(study, tmp_path):
     ],
 )
 def test_numbers(value, shown):
-    assert tables.number(value) == shown
+    assert cells.number(value) == shown
 
 
 def test_durations():
-    found = [tables.duration(v) for v in (0.25, 12, 600, 86400)]
+    found = [cells.duration(v) for v in (0.25, 12, 600, 86400)]
     assert found == ["250 ms", "12.0 s", "10.0 min", "24.0 h"]
 
 
