@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evomerge import choose, luck, pick
+from evomerge import choose, luck, pick, verdict
 from evomerge.compare import constraints_of, is_scored, scale_of
 from evomerge.recipe import Recipe
 from evomerge.run import Run
@@ -135,14 +135,14 @@ class OpenedRun:
         return self.pick(f"trial={number}").recipe  # raises, and says which there are
 
     @property
-    def verdict(self) -> choose.Verdict:
+    def verdict(self) -> verdict.Verdict:
         """Whether to merge, and what.
 
         Examples:
             >>> run.verdict.decision in {"merge", "keep", "unclear"}
             True
         """
-        return choose.verdict(self.run)
+        return verdict.verdict(self.run)
 
     @property
     def luck(self) -> luck.Luck | None:

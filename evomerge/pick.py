@@ -39,7 +39,7 @@ def pick(run: Run, spec: str) -> Trial:
         spec: ``best``: highest scalarised score on the select documents among the finalists
             that were scored there, else on the search documents; bounds come first. Merges only,
             reference merges such as the uniform average among them: a single expert can be used
-            as it is, and :func:`evomerge.choose.verdict` says when it should be. ``knee``: the
+            as it is, and :func:`evomerge.verdict.verdict` says when it should be. ``knee``: the
             best trade-off of the front. ``weights=math:2,code:1``: the front's highest weighted
             sum of normalised scores. ``math>=95%,code``: of the merges that keep these bounds
             (and the search's own) the best on code, by their scores on the search documents.

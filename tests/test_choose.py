@@ -9,9 +9,10 @@ import re
 import numpy as np
 import pytest
 
-from evomerge.choose import finalists, front, reason, verdict
+from evomerge.choose import finalists, front, reason
 from evomerge.errors import ConfigError, UnknownNameError
 from evomerge.pick import pick
+from evomerge.verdict import verdict
 from tests import synthetic as s
 
 ONE = (s.Objective("a", "task_a", "acc"),)

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from evomerge.choose import finalists, front, verdict
+from evomerge.choose import finalists, front
 from evomerge.constraints import Constraints
 from evomerge.errors import ConfigError, UnknownNameError
 from evomerge.pick import pick
@@ -12,6 +12,7 @@ from evomerge.report.as_json import to_json
 from evomerge.report.terminal import text
 from evomerge.scale import Scale
 from evomerge.trial import Objective
+from evomerge.verdict import verdict
 from tests import synthetic as s
 from tests.test_choose import numbers, point, two
 

@@ -40,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     set_environment()
     arguments = list(sys.argv[1:] if argv is None else argv)
     from evomerge.cli import commands
+    from evomerge.cli.mistakes import hydra_mistake
 
     try:
         return commands.run(arguments)
@@ -56,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
         return 141
     except Exception as e:
-        line = commands.hydra_mistake(e, arguments)
+        line = hydra_mistake(e, arguments)
         if line is None and isinstance(e, OSError) and e.filename is not None:
             line = f"{e.filename}: {e.strerror}."
         if line is None:

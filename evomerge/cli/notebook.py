@@ -50,8 +50,8 @@ def search(
         True
     """
     set_environment()
-    from evomerge.cli.commands import hydra_mistake
     from evomerge.cli.compose import run_hydra
+    from evomerge.cli.mistakes import hydra_mistake
 
     overrides = [f"{k}={_spelled(v)}" for k, v in _flat(settings)]
     with tempfile.TemporaryDirectory() as folder:

@@ -7,10 +7,10 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from evomerge.choose import verdict
 from evomerge.errors import ConfigError
 from evomerge.run import Run
 from evomerge.store import open_run
+from evomerge.verdict import verdict
 
 
 def report_one(folder: Path, options: argparse.Namespace) -> None:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from evomerge.choose import Verdict, finalists, front, is_reference, verdict
+from evomerge.choose import finalists, front, is_reference
 from evomerge.compare import constraints_of, is_scored, scale_of, smallest_visible
 from evomerge.constraints import Constraints
 from evomerge.luck import luck
@@ -18,6 +18,7 @@ from evomerge.report.progress import Progress, progress
 from evomerge.run import Run
 from evomerge.scale import Scale
 from evomerge.trial import SPLITS, Trial, TrialState
+from evomerge.verdict import Verdict, verdict
 
 
 def to_json(run: Run) -> dict[str, Any]:

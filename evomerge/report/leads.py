@@ -9,10 +9,11 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from evomerge.choose import Verdict, is_single
+from evomerge.choose import is_single
 from evomerge.compare import Difference, is_scored, paired_mean, scale_of
 from evomerge.run import Run
 from evomerge.trial import SPLITS, Split, Trial
+from evomerge.verdict import Verdict
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,13 +6,13 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from evomerge.choose import Verdict, verdict
 from evomerge.report.cells import Cell, Column, Row, Table, Tone, duration, number, span
 from evomerge.report.data import plain, printable
 from evomerge.report.facts import commands
 from evomerge.report.leads import leads
 from evomerge.report.many import Comparison, Contender, median, paired_seeds
 from evomerge.run import Run
+from evomerge.verdict import Verdict, verdict
 
 
 def headline(c: Comparison) -> tuple[str, str, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from evomerge.choose import Verdict, verdict
 from evomerge.luck import luck
 from evomerge.report import markup
 from evomerge.report.cells import Table
@@ -17,6 +16,7 @@ from evomerge.report.page_data import page_data
 from evomerge.report.progress import progress
 from evomerge.report.tables import tables
 from evomerge.run import Run
+from evomerge.verdict import Verdict, verdict
 
 SCRIPTS = (
     "draw.js",

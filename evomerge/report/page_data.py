@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from evomerge.choose import Verdict, front, is_reference, is_single, ranked
+from evomerge.choose import front, is_reference, is_single, ranked
 from evomerge.compare import constraints_of, is_scored, scale_of
 from evomerge.report.coefficients import Coefficients, Effect, tabulate
 from evomerge.report.data import called, printable, raw, summary, table_split
@@ -18,6 +18,7 @@ from evomerge.report.progress import Progress
 from evomerge.run import Run
 from evomerge.scale import Scale
 from evomerge.trial import Objective, Trial, TrialState
+from evomerge.verdict import Verdict
 
 NUMBER = "TRIAL_NUMBER"
 """Stands for the number of a trial in the commands that the page fills in."""

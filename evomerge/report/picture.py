@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from evomerge.choose import front, is_reference, verdict
+from evomerge.choose import front, is_reference
 from evomerge.compare import is_scored, scale_of
 from evomerge.report.data import called, printable, raw, replace
 from evomerge.report.page_data import levels
 from evomerge.report.progress import progress
 from evomerge.run import Run
 from evomerge.trial import Objective
+from evomerge.verdict import verdict
 
 INK, MUTED, RULE, DOT = "#1c2427", "#6b7579", "#e7e6e0", "#b4bdc0"
 MERGED, SINGLE, PAPER = "#0f766e", "#b4540a", "#f5f4ef"

@@ -5,15 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from evomerge.choose import (
-    Verdict,
-    finalists,
-    front,
-    is_reference,
-    is_single,
-    ranked,
-    verdict,
-)
+from evomerge.choose import finalists, front, is_reference, is_single, ranked
 from evomerge.compare import (
     constraints_of,
     normalised_mean,
@@ -29,6 +21,7 @@ from evomerge.report.facts import commands
 from evomerge.report.leads import leads
 from evomerge.run import Run
 from evomerge.trial import SPLITS, Objective, Split, Trial
+from evomerge.verdict import Verdict, verdict
 
 BEST = 10
 """Rows of the table of the search's best trials."""

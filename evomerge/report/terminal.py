@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from evomerge.choose import verdict
 from evomerge.luck import luck
 from evomerge.report.cells import Table
 from evomerge.report.data import printable
 from evomerge.report.facts import commands, facts
 from evomerge.report.tables import tables
 from evomerge.run import Run
+from evomerge.verdict import verdict
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from evomerge import pareto
-from evomerge.choose import front, verdict
+from evomerge.choose import front
 from evomerge.cli import main
 from evomerge.compare import paired_mean, scale_of
 from evomerge.errors import ConfigError
@@ -21,6 +21,7 @@ from evomerge.report.leads import leads
 from evomerge.report.many import compare, names, paired_seeds, run_folders
 from evomerge.report.progress import progress
 from evomerge.trial import Objective, TrialState
+from evomerge.verdict import verdict
 from tests import synthetic as s
 
 
