@@ -89,7 +89,7 @@ def switches(name: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", (*FAMILY, "linear", "task_arithmetic"))
+@pytest.mark.parametrize("name", [*FAMILY, "linear", "task_arithmetic"])
 def test_compiled_equals_eager(name: str, dtype: torch.dtype) -> None:
     check_equal(name, dtype)
 
