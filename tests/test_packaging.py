@@ -71,7 +71,7 @@ def test_the_wheel_holds_code_and_data_and_nothing_else(wheel) -> None:
     code = {f.relative_to(ROOT).as_posix() for f in (ROOT / "evomerge").rglob("*.py")}
     assert code <= names
     assert {"evomerge/report/web/page.css", "evomerge/report/web/page.js"} <= names
-    assert "evomerge/methods/native.c" in names
+    assert {"evomerge/methods/native.c", "evomerge/methods/native_floats.c"} <= set(names)
     assert "hydra_plugins/evomerge_ray_launcher.py" in names
     assert "hydra_plugins/__init__.py" not in names  # a namespace, which other packages share
     assert all(n.startswith(("evomerge/", "evomerge-", "hydra_plugins/")) for n in names)

@@ -18,7 +18,7 @@ from mergekit.merge_methods import registry
 from mergekit.merge_methods.base import PerInputValues, TensorEntry, TensorGroup, TensorMetadata
 from safetensors.torch import save_file
 
-from evomerge.methods.counter import key, uniforms
+from evomerge.methods.counter import halves, key
 
 OUT = Path(__file__).parents[2] / "tests" / "methods" / "golden" / "sparse.safetensors"
 EXPERTS = ("a", "b", "c")
@@ -77,8 +77,8 @@ def merge(case: dict, name: str, tensors: list[torch.Tensor]) -> torch.Tensor:
         return original(*args, **kwargs)
 
     def drawn(p: torch.Tensor) -> torch.Tensor:
-        u = uniforms(key("0", EXPERTS[expert], name), 0, p.numel()).reshape(p.shape)
-        return (u < p).to(p.dtype)
+        u = halves(key("0", EXPERTS[expert], name), p.numel()).reshape(p.shape)
+        return (u < p * 2.0**16).to(p.dtype)
 
     entries = [TensorEntry(id="base", tensor=tensors[0], is_base=True)]
     entries += [

@@ -5,6 +5,9 @@ candidate, on every machine, in whatever pieces a kernel walks a tensor. The mix
 32-bit finaliser ``lowbias32`` (Wellons 2018, "Prospecting for hash functions") over a Weyl
 sequence, with a second half of the key between the rounds, so that streams of different keys are
 not shifts of each other. It is written in int32 arithmetic that wraps, the same on CPU and CUDA.
+
+Masks take 16 bits per entry, and two entries share a hash: entry ``i`` has half ``i & 1``, the
+lower one first, of hash ``i >> 1``, as a signed number plus 2^15 (:func:`halves`).
 """
 
 from __future__ import annotations
@@ -102,6 +105,12 @@ def mix_(x: torch.Tensor, spare: torch.Tensor, second: int | torch.Tensor) -> No
 def _shift_right(x: torch.Tensor, n: int, out: torch.Tensor) -> torch.Tensor:
     """Unsigned shift of signed numbers."""
     return torch.bitwise_right_shift(x, n, out=out).bitwise_and_((1 << (32 - n)) - 1)
+
+
+def halves(of: Key, n: int, device: torch.device | str = "cpu") -> torch.Tensor:
+    """int32 of shape (n,), from 0 to 65,535: the 16-bit uniforms of the first ``n`` entries."""
+    hashes = bits(of, 0, (n + 1) // 2, device)
+    return (torch.stack([hashes << 16, hashes], dim=1).flatten()[:n] >> 16) + (1 << 15)
 
 
 def uniforms(of: Key, start: int, n: int, device: torch.device | str = "cpu") -> torch.Tensor:

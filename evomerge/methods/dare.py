@@ -6,6 +6,8 @@ merged by elected signs as in TIES (``dare_ties``)::
 
     W = W_0 + lambda sum_k w_k t_k
 
+p is the density, rounded up to a multiple of 2^-16.
+
 Source: Yu et al. 2023, "Language Models are Super Mario" (arXiv:2311.03099).
 
 mergekit 0.1.5 rescales by the ratio of the sums of magnitudes before and after (``rescale: l1``)
@@ -18,6 +20,7 @@ merge (its in-memory evaluation never seeds it), we draw each entry's uniform on
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import ceil
 
 from evomerge.methods.base import Parameter, Scalar
 from evomerge.methods.sparse import Sparse
@@ -31,8 +34,8 @@ class AtRandom:
     outliers = False
 
     def window(self, density: float, shared: Mapping[str, float], n: int) -> tuple[float, float]:
-        """The threshold of the 24-bit uniforms."""
-        return min(max(density, 0.0), 1.0) * 2.0**24, 0.0
+        """The threshold of the 16-bit uniforms, a whole number."""
+        return ceil(min(max(density, 0.0), 1.0) * 2.0**16), 0.0
 
 
 _PARAMETERS = {

@@ -13,6 +13,7 @@ mergekit 0.1.5 rescales all entries of a tensor by one ratio of sums of magnitud
 l1``) and refuses densities within epsilon of 0 or 1; here epsilon shrinks there, so that every
 point of a search space is a merge and the expected density is the one asked for. A row is
 dimension 1, as in mergekit; a vector is one row. A row of one entry is kept with p = density.
+Uniforms have 16 bits, so that an entry is kept with its p rounded up to a multiple of 2^-16.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ class MagPrune:
     outliers = False
 
     def window(self, density: float, shared: Mapping[str, float], n: int) -> tuple[float, float]:
-        """The threshold of the 24-bit uniforms at rank 0, and its slope per rank."""
+        """The threshold of the 16-bit uniforms at rank 0, and its slope per rank."""
         p = min(max(density, 0.0), 1.0)
         room = min(p, 1 - p)
         epsilon = max(-room, min(room, shared["epsilon"])) if n > 1 else 0.0
         slope = 2 * epsilon / max(1, min(n, LEVELS) - 1)
-        return (p - epsilon) * 2.0**24, slope * 2.0**24
+        return (p - epsilon) * 2.0**16, slope * 2.0**16
 
 
 _PARAMETERS = {

@@ -6,6 +6,7 @@ sources lies there too, so nothing of a tensor's size is ever allocated.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -56,6 +57,7 @@ def weighted_sum(out: torch.Tensor, tensors: Sequence[Source], weights: Sequence
 def _dense_sum(
     out: torch.Tensor, tensors: Sequence[torch.Tensor], weights: Sequence[float]
 ) -> None:
+    """A weighted sum of dense tensors, as torch would take it in the wide dtype."""
     terms = [(t, float(w)) for t, w in zip(tensors, weights, strict=True) if w != 0.0]
     if not terms:
         out.zero_()
@@ -63,10 +65,12 @@ def _dense_sum(
     kept = [t for t, _ in terms]
     numbers = [w for _, w in terms]
     wide = wide_dtype(out)
-    if out.dtype == wide and all(t.dtype == wide for t in kept):
-        _sum_in_place(out, kept, numbers)
-    else:
-        piecewise({"LINEAR": 1, "K": len(kept)}, _sum_piece, out, kept, numbers)
+    macros = {"LINEAR": 1, "K": len(kept)}
+    if out.dtype != wide or any(t.dtype != wide for t in kept):
+        piecewise(macros, _sum_piece, out, kept, numbers)
+        return
+    fused = None if out.is_cuda else macros | {"FUSED": _fuses()}
+    piecewise(fused, _sum_in_place, out, kept, numbers, size=CHUNK)
 
 
 def piecewise(
@@ -89,7 +93,7 @@ def piecewise(
         tensors: As many entries as ``out``, contiguous, on its device.
         numbers: Its floats.
         whole: From the first entry of a piece to its integers; None where it takes none.
-        size: Entries per step of the eager form; a power of two.
+        size: Entries per step of the eager form; a power of two above 1.
     """
     flats = [t.detach().reshape(-1) for t in (out, *tensors)]
     integers = whole or (lambda _: ())
@@ -112,16 +116,26 @@ def _split(flats: Sequence[torch.Tensor], size: int) -> list[Sequence[torch.Tens
     return [torch.split(f, size) for f in flats]
 
 
+@functools.cache
+def _fuses() -> bool:
+    """Whether torch adds a product without rounding it first, which hangs on the CPU."""
+    number = 1 + 2.0**-12
+    product = torch.full((64,), number)
+    rounded = -float(product[0] * product[0])
+    return bool((torch.full((64,), rounded).add_(product, alpha=number) != 0).all())
+
+
 def _sum_in_place(
-    out: torch.Tensor, tensors: Sequence[torch.Tensor], weights: Sequence[float]
+    out: torch.Tensor,
+    tensors: Sequence[torch.Tensor],
+    numbers: Any,
+    whole: Any,  # noqa: ARG001 - every piece is called alike
+    lanes: Lanes,  # noqa: ARG001
 ) -> None:
-    """The sum where all dtypes are equal: a chunk of out stays in the cache as terms are added."""
-    flats = [t.detach().reshape(-1) for t in (out, *tensors)]
-    size = max(1, flats[0].numel() if out.is_cuda else CHUNK)
-    for target, first, *others in zip(*_split(flats, size), strict=True):
-        torch.mul(first, weights[0], out=target)
-        for tensor, weight in zip(others, weights[1:], strict=True):
-            target.add_(tensor, alpha=weight)
+    """The sum where all dtypes are equal: a piece of out stays in the cache as terms are added."""
+    torch.mul(tensors[0], numbers[0], out=out)
+    for tensor, weight in zip(tensors[1:], numbers[1:], strict=True):
+        out.add_(tensor, alpha=weight)
 
 
 def _sum_piece(

@@ -8,6 +8,7 @@ and selections. :class:`Buffers` and :class:`Fused` are the two forms of :class:
 
 from __future__ import annotations
 
+import sys
 from typing import Any, Protocol
 
 import torch
@@ -20,6 +21,18 @@ class Lanes(Protocol):
 
     def spare(self, dtype: torch.dtype) -> torch.Tensor:
         """An uninitialised tensor of the piece's length."""
+        ...
+
+    def hashes(self) -> torch.Tensor:
+        """An uninitialised int32 tensor of as many hashes as are taken."""
+        ...
+
+    def hash_numbers(self) -> torch.Tensor:
+        """A temporary with their numbers: entries 2 i and 2 i + 1 belong to hash i."""
+        ...
+
+    def halves(self, hashes: torch.Tensor) -> torch.Tensor:
+        """An entry's half of its hash, as a signed number: of an even one the lower half."""
         ...
 
     def mark(self) -> Any:
@@ -82,6 +95,20 @@ class Buffers:
         self._taken[dtype] = taken + 1
         return made[taken] if self._n == self._size else made[taken][: self._n]
 
+    def hashes(self) -> torch.Tensor:
+        """One for every two entries."""
+        return self.spare(torch.int32)[: (self._n + 1) // 2]
+
+    def hash_numbers(self) -> torch.Tensor:
+        """0, 1, 2, ..."""
+        return torch.arange((self._n + 1) // 2, out=self.hashes())
+
+    def halves(self, hashes: torch.Tensor) -> torch.Tensor:
+        """The same memory."""
+        if sys.byteorder == "big":
+            hashes = hashes << 16 | (hashes >> 16) & 0xFFFF
+        return hashes.view(torch.int16)[: self._n]
+
     def mark(self) -> dict[torch.dtype, int]:
         """How many of each dtype are taken."""
         return dict(self._taken)
@@ -129,6 +156,19 @@ class Fused:
     def spare(self, dtype: torch.dtype) -> torch.Tensor:
         """A name for what the compiler keeps in registers."""
         return torch.empty_like(self._like, dtype=dtype)
+
+    def hashes(self) -> torch.Tensor:
+        """One for every entry: of arithmetic there is enough."""
+        return self.spare(torch.int32)
+
+    def hash_numbers(self) -> torch.Tensor:
+        """0, 0, 1, 1, ..."""
+        return torch.arange(self._like.numel(), out=self.hashes()).bitwise_right_shift_(1)
+
+    def halves(self, hashes: torch.Tensor) -> torch.Tensor:
+        """A shift by 16 bits or none, and one back that takes the sign along."""
+        number = torch.arange(self._like.numel(), out=self.hashes())
+        return hashes.bitwise_left_shift_((~number & 1) << 4).bitwise_right_shift_(16)
 
     def mark(self) -> None:
         """Nothing is held."""

@@ -1,102 +1,38 @@
 /* One pass over the entries of a merge: weighted sums, and the formula of sparse_kernel.py.
 
-   methods/native.py writes these macros in front; another set of them is another library:
+   methods/native.py writes these macros in front, then native_floats.c; another set of macros is
+   another library:
 
    OUT, BASE, TYPE_0, TYPE_1, ...   dtypes of what is written, the base, the experts (or terms)
    WIDE, BITS                       what is computed in: float or double; uint32_t or uint64_t
    PAIRS                            whether all dtypes are bfloat16, or all float16
    K, EACH(X), REST(X)              number of experts; X(0) X(1) ...; the same without X(0)
-   LINEAR                           a weighted sum of K terms; then all of the following are 0
+   LINEAR, FUSED                    a weighted sum of K terms, and whether only the sum is rounded
+                                    when a product is added; then all of the following are 0
    RANDOM, RANKED, BY_ENTRY, BOUNDED, NORMALIZE, ELECTION   see Form; 1 is weighted, 2 is paper
 
    There is no branch in a loop, and every operation is rounded as the eager form rounds it, so
    that a vectorising compiler (with -ffp-contract=off) gives the same weights. */
 
-#include <stdint.h>
-#include <string.h>
+#ifdef __SSE2__
+#include <immintrin.h>
+#endif
 
-#define CAT_(a, b) a##b
-#define CAT(a, b) CAT_(a, b)
 #ifdef __clang__ /* no entry is read after another is written */
 #define INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
 #else
 #define INDEPENDENT _Pragma("GCC ivdep")
 #endif
 #define WEYL 0x9e3779b9u /* as in counter.py, whose signed numbers are these modulo 2^32 */
-#define SIGN ((BITS)1 << (8 * sizeof(BITS) - 1))
-
-typedef uint16_t at_bfloat16;
-typedef uint16_t at_float16;
-typedef float at_float32;
-typedef double at_float64;
-typedef uint32_t __attribute__((may_alias, aligned(2))) pair; /* two 16-bit numbers */
-
-static inline uint32_t bits_of(float x) {
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    return bits;
-}
-
-static inline float float_of(uint32_t bits) {
-    float x;
-    memcpy(&x, &bits, sizeof x);
-    return x;
-}
-
-static inline BITS wide_bits(WIDE x) {
-    BITS bits;
-    memcpy(&bits, &x, sizeof bits);
-    return bits;
-}
-
-static inline WIDE wide_of(BITS bits) {
-    WIDE x;
-    memcpy(&x, &bits, sizeof x);
-    return x;
-}
-
-/* upper_...: a 16-bit number in the upper half of a word, whatever is in the lower one; or that
-   half, zeros below it. */
-static inline WIDE upper_bfloat16(uint32_t word) { return (WIDE)float_of(word & 0xffff0000u); }
-
-static inline WIDE upper_float16(uint32_t word) {
-    const uint32_t size = (word >> 3) & 0x0fffe000u;
-    /* 2^112 is the difference of the exponents' biases; it makes subnormals normal, too. */
-    const uint32_t number = bits_of(float_of(size) * 0x1p112f);
-    const uint32_t bits = size >= 0x0f800000u ? size | 0x7f800000u : number; /* infinity, NaN */
-    return (WIDE)float_of(bits | (word & 0x80000000u));
-}
-
-/* To nearest, ties to even: a carry out of the bits that are cut is the step up. */
-static inline uint32_t to_upper_bfloat16(WIDE wide) {
-    const uint32_t bits = bits_of((float)wide);
-    const uint32_t near = (bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff0000u;
-#if PAIRS
-    return near; /* A NaN stays one: its lower half is 0, as those of the numbers read. */
+#define WIDTH ((int32_t)sizeof(CAT(at_, OUT)))
+#define BLOCK (1024 / WIDTH)    /* entries at a time: what is written, and their uniforms, in L1 */
+#define LARGE ((int64_t)1 << 21) /* bytes written: more than the cache keeps for who reads them */
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#define LOWER_FIRST(word) (word)
 #else
-    return (bits & 0x7fffffff) > 0x7f800000 ? 0x7fc00000 : near;
+#define LOWER_FIRST(word) ((word) << 16 | (word) >> 16)
 #endif
-}
-
-static inline uint32_t to_upper_float16(WIDE wide) {
-    const uint32_t bits = bits_of((float)wide), size = bits & 0x7fffffff;
-    const uint32_t normal = (size - (112u << 23) + 0xfff + ((size >> 13) & 1)) >> 13;
-    /* Below 2^-14 halves are multiples of 2^-24, the last place of the fp32 numbers at 0.5. */
-    const uint32_t small = bits_of(float_of(size) + 0.5f) - bits_of(0.5f);
-    uint32_t half = size < (113u << 23) ? small : normal;
-    half = size >= (143u << 23) ? 0x7c00 : half;
-    half = size > 0x7f800000 ? 0x7e00 : half;
-    return half << 16 | (bits & 0x80000000u);
-}
-
-static inline WIDE load_bfloat16(at_bfloat16 x) { return upper_bfloat16((uint32_t)x << 16); }
-static inline WIDE load_float16(at_float16 x) { return upper_float16((uint32_t)x << 16); }
-static inline WIDE load_float32(at_float32 x) { return (WIDE)x; }
-static inline WIDE load_float64(at_float64 x) { return (WIDE)x; }
-static inline at_bfloat16 store_bfloat16(WIDE x) { return to_upper_bfloat16(x) >> 16; }
-static inline at_float16 store_float16(WIDE x) { return to_upper_float16(x) >> 16; }
-static inline at_float32 store_float32(WIDE x) { return (at_float32)x; }
-static inline at_float64 store_float64(WIDE x) { return (at_float64)x; }
+#define SIGN ((BITS)1 << (8 * sizeof(BITS) - 1))
 
 /* counter.hash_ without its first product. second: that half of a key, see read_numbers. */
 static inline uint32_t hash(uint32_t x, uint32_t second) {
@@ -113,16 +49,22 @@ static inline WIDE at_least_one(WIDE x) {
 
 struct numbers {
     WIDE scale[K], weight[K], first[K], second[K], last;
-    uint32_t one[K], two[K], from[K], width[K], limit[K];
+    uint32_t one[K], two[K], from[K], width[K];
+    int32_t limit[K];
 };
 
-/* One entry. x: experts or terms. rank: in the upper halves of words. counter: its Weyl number. */
-static inline WIDE merged(WIDE base, const WIDE *x, const uint32_t *rank, uint32_t counter,
+/* One entry. x: experts or terms. rank, uniform: in the upper halves of words. */
+static inline WIDE merged(WIDE base, const WIDE *x, const uint32_t *rank, const uint32_t *uniform,
                           const struct numbers *of) {
-    (void)base, (void)rank, (void)counter;
+    (void)base, (void)rank, (void)uniform;
 #if LINEAR
     WIDE sum = x[0] * of->scale[0];
+#if !FUSED
 #define ADD(k) sum += x[k] * of->scale[k];
+#else
+#define FMA(a, b, c) (sizeof(WIDE) == 8 ? __builtin_fma(a, b, c) : __builtin_fmaf(a, b, c))
+#define ADD(k) sum = FMA(x[k], of->scale[k], sum);
+#endif
     REST(ADD)
     return sum;
 #else
@@ -130,16 +72,18 @@ static inline WIDE merged(WIDE base, const WIDE *x, const uint32_t *rank, uint32
 #define DELTA(k) t[k] = x[k] - base;
     EACH(DELTA)
 #if RANDOM
-#define UNIFORM(k) const uint32_t u_##k = hash(counter + of->one[k], of->two[k]) >> 8;
+#define UNIFORM(k) const int32_t u_##k = (int32_t)(uniform[k] >> 16);
     EACH(UNIFORM)
 #if RANKED
-#define BOUND(k) const WIDE bound_##k = (WIDE)(int32_t)(rank[k] >> 16) * of->second[k] + of->first[k];
+#define RANK(k) const WIDE rank_##k = (WIDE)(int32_t)(rank[k] & 0xffff0000u);
+    EACH(RANK)
+#define BOUND(k) const WIDE bound_##k = rank_##k * of->second[k] + of->first[k];
     EACH(BOUND)
 #if BY_ENTRY
 #define RESCALE(k) t[k] /= at_least_one(bound_##k);
     EACH(RESCALE)
 #endif
-#define KEEP(k) t[k] = (WIDE)(int32_t)u_##k < bound_##k ? t[k] : 0;
+#define KEEP(k) t[k] = (WIDE)u_##k < bound_##k ? t[k] : 0;
 #else
 #define KEEP(k) t[k] = u_##k < of->limit[k] ? t[k] : 0;
 #endif
@@ -148,7 +92,7 @@ static inline WIDE merged(WIDE base, const WIDE *x, const uint32_t *rank, uint32
 #if BOUNDED
 #define KEEP(k) t[k] = rank[k] - of->from[k] < of->width[k] ? t[k] : 0;
 #else
-#define KEEP(k) t[k] = rank[k] < of->width[k] ? t[k] : 0;
+#define KEEP(k) t[k] = (int32_t)rank[k] < of->limit[k] ? t[k] : 0;
 #endif
     EACH(KEEP)
 #endif
@@ -169,7 +113,7 @@ static inline WIDE merged(WIDE base, const WIDE *x, const uint32_t *rank, uint32
     t[k] = wide_of((SIGNED)vote_##k < 0 ? 0 : vote_##k);
     EACH(VOTE)
 #if NORMALIZE
-    WIDE share = t[0] > 0 ? of->weight[0] : 0;
+    WIDE share = wide_of(-(BITS)(t[0] > 0) & wide_bits(of->weight[0])); /* 1 or 0 of it */
 #define SHARE(k) share = t[k] > 0 ? share + of->weight[k] : share;
     REST(SHARE)
     share = share == 0 ? 1 : share;
@@ -186,18 +130,13 @@ static inline WIDE merged(WIDE base, const WIDE *x, const uint32_t *rank, uint32
 #endif
 }
 
-static inline uint32_t whole_above(WIDE x) {
-    const uint32_t below = (uint32_t)x;
-    return (WIDE)below < x ? below + 1 : below;
-}
-
 static void read_numbers(struct numbers *of, const double *numbers, const int32_t *whole) {
     memset(of, 0, sizeof *of);
     (void)whole;
     for (int k = 0; k < K; k++) {
         of->scale[k] = (WIDE)numbers[k];
 #if BY_ENTRY
-        of->scale[k] *= (WIDE)0x1p24; /* instead of 2^-24 for every entry's probability: exact */
+        of->scale[k] *= (WIDE)0x1p16; /* instead of 2^-16 for every entry's probability: exact */
 #endif
 #if !LINEAR
         of->weight[k] = (WIDE)numbers[K + k];
@@ -208,14 +147,124 @@ static void read_numbers(struct numbers *of, const double *numbers, const int32_
         of->one[k] = (uint32_t)whole[2 * k];
         of->two[k] = (uint32_t)whole[2 * k + 1];
         of->two[k] ^= of->two[k] >> 15; /* an exclusive or commutes with the shift after it */
-        of->limit[k] = whole_above(of->first[k]);
+        of->limit[k] = (int32_t)of->first[k];
+        of->second[k] *= (WIDE)0x1p-16; /* since ranks stay in the upper halves: exact */
 #elif RANKED
-        of->from[k] = (uint32_t)of->first[k] << 16;
+        of->from[k] = (uint32_t)(int32_t)of->first[k] << 16;
         of->width[k] = (uint32_t)(of->second[k] - of->first[k]) << 16;
+        of->limit[k] = (int32_t)((uint32_t)(int32_t)of->second[k] << 16);
 #endif
     }
 #if !LINEAR
     of->last = (WIDE)numbers[4 * K];
+#endif
+}
+
+#if LINEAR
+#define BASE_AT(read, i) 0
+#define EXPERT(k) tensors[1 + k]
+#else
+#define BASE_AT(read, i) read(origin[i])
+#define EXPERT(k) tensors[2 + k]
+#endif
+#define RANKS(k) tensors[2 + K + k]
+#if RANKED
+#define EACH_RANK(X) EACH(X)
+#else
+#define EACH_RANK(X)
+#endif
+#if RANDOM
+#define EACH_UNIFORM(X) EACH(X)
+#else
+#define EACH_UNIFORM(X)
+#endif
+
+/* Writes the entries [start, stop), at most BLOCK of them, to an array of their own. */
+static inline void entries(int32_t start, int32_t stop, void *const *tensors, void *to,
+                           const struct numbers *of) {
+    const int32_t n = stop - start;
+    int32_t done = 0;
+#if RANDOM /* Entry i takes half i & 1 of hash i >> 1; a whole number of vectors is the fastest. */
+    uint32_t hashes[K][BLOCK / 2 + 16]; /* signed halves plus 2^15: their highest bits turned */
+    const uint32_t first_hash = (uint32_t)start >> 1;
+    const int32_t n_hashes = (((stop + 1) >> 1) - (int32_t)first_hash + 15) & ~15;
+#define DRAW(k)                                                         \
+    uint32_t counter_##k = first_hash * WEYL + of->one[k];              \
+    for (int32_t j = 0; j < n_hashes; j++, counter_##k += WEYL) {       \
+        const uint32_t word = hash(counter_##k, of->two[k]);            \
+        hashes[k][j] = LOWER_FIRST(word) ^ 0x80008000u;                 \
+    }
+    EACH(DRAW)
+#endif
+#define UNIFORMS_FROM(k) const half *const u_##k = (const half *)hashes[k] + (start & 1);
+    EACH_UNIFORM(UNIFORMS_FROM)
+#if PAIRS
+    {
+        pair *const out = to;
+#if !LINEAR
+        const pair *const origin = (const pair *)((uint16_t *)tensors[1] + start);
+#endif
+#define PAIR_FROM(k) const pair *const x_##k = (const pair *)((uint16_t *)EXPERT(k) + start);
+#define RANKS_FROM(k) const pair *const r_##k = (const pair *)((uint16_t *)RANKS(k) + start);
+#define PAIR_OF(k) const pair *const v_##k = (const pair *)u_##k;
+        EACH(PAIR_FROM)
+        EACH_RANK(RANKS_FROM)
+        EACH_UNIFORM(PAIR_OF)
+INDEPENDENT
+        for (int32_t j = 0; j < n / 2; j++) {
+            WIDE low[K], high[K];
+            uint32_t low_rank[K], high_rank[K], low_uniform[K], high_uniform[K];
+#define LOWER(word) CAT(upper_, OUT)((word) << 16)
+#define UPPER(word) CAT(upper_, OUT)(word)
+#define READ(k) low[k] = LOWER(x_##k[j]), high[k] = UPPER(x_##k[j]);
+#define READ_RANK(k) low_rank[k] = r_##k[j] << 16, high_rank[k] = r_##k[j];
+#define READ_UNIFORM(k) low_uniform[k] = v_##k[j] << 16, high_uniform[k] = v_##k[j];
+            EACH(READ)
+            EACH_RANK(READ_RANK)
+            EACH_UNIFORM(READ_UNIFORM)
+            const WIDE first = merged(BASE_AT(LOWER, j), low, low_rank, low_uniform, of);
+            const WIDE second = merged(BASE_AT(UPPER, j), high, high_rank, high_uniform, of);
+            out[j] = CAT(to_upper_, OUT)(first) >> 16 | CAT(to_upper_, OUT)(second);
+        }
+        done = n & ~1; /* an odd last entry is left */
+    }
+#endif
+    CAT(at_, OUT) *const out = to;
+#if !LINEAR
+    const CAT(at_, BASE) *const origin = (const CAT(at_, BASE) *)tensors[1] + start;
+#endif
+#define ENTRY_FROM(k) \
+    const CAT(at_, TYPE_##k) *const e_##k = (const CAT(at_, TYPE_##k) *)EXPERT(k) + start;
+#define RANK_FROM(k) const uint16_t *const s_##k = (const uint16_t *)RANKS(k) + start;
+    EACH(ENTRY_FROM)
+    EACH_RANK(RANK_FROM)
+INDEPENDENT
+    for (int32_t j = done; j < n; j++) {
+        WIDE x[K];
+        uint32_t rank[K], uniform[K];
+#define READ_ENTRY(k) x[k] = CAT(load_, TYPE_##k)(e_##k[j]);
+#define READ_ENTRY_RANK(k) rank[k] = (uint32_t)s_##k[j] << 16;
+#define READ_ENTRY_UNIFORM(k) uniform[k] = (uint32_t)u_##k[j] << 16;
+        EACH(READ_ENTRY)
+        EACH_RANK(READ_ENTRY_RANK)
+        EACH_UNIFORM(READ_ENTRY_UNIFORM)
+        out[j] = CAT(store_, OUT)(merged(BASE_AT(CAT(load_, BASE), j), x, rank, uniform, of));
+    }
+}
+
+/* Copies a block past the cache: a line that is written whole need not be read from memory. */
+static inline void stream(void *to, const void *block) {
+#if defined(__AVX512F__)
+    for (int i = 0; i < BLOCK * WIDTH / 64; i++)
+        _mm512_stream_si512((__m512i *)to + i, ((const __m512i *)block)[i]);
+#elif defined(__AVX__)
+    for (int i = 0; i < BLOCK * WIDTH / 32; i++)
+        _mm256_stream_si256((__m256i *)to + i, ((const __m256i *)block)[i]);
+#elif defined(__SSE2__)
+    for (int i = 0; i < BLOCK * WIDTH / 16; i++)
+        _mm_stream_si128((__m128i *)to + i, ((const __m128i *)block)[i]);
+#else
+    memcpy(to, block, BLOCK * WIDTH);
 #endif
 }
 
@@ -224,67 +273,19 @@ void merge(int32_t start, int32_t stop, void *const *tensors, const double *numb
            const int32_t *whole) {
     struct numbers of;
     read_numbers(&of, numbers, whole);
-    int32_t i = start;
-    uint32_t counter = (uint32_t)start * WEYL;
-#define NONE(k)
-#if LINEAR
-#define BASE_AT(read, i) 0
-#define EXPERT(k) tensors[1 + k]
-#else
-#define BASE_AT(read, i) read(origin[i])
-#define EXPERT(k) tensors[2 + k]
-#endif
-#if RANKED
-#define EACH_RANK(X) EACH(X)
-#else
-#define EACH_RANK(X)
-#endif
-#if PAIRS
-    {
-        pair *const out = (pair *)((uint16_t *)tensors[0] + start);
-        const int32_t n = (stop - start) / 2;
-#if !LINEAR
-        const pair *const origin = (const pair *)((uint16_t *)tensors[1] + start);
-#endif
-#define PAIR_FROM(k) const pair *const x_##k = (const pair *)((uint16_t *)EXPERT(k) + start);
-#define RANKS_FROM(k) const pair *const r_##k = (const pair *)((uint16_t *)tensors[2 + K + k] + start);
-        EACH(PAIR_FROM)
-        EACH_RANK(RANKS_FROM)
-INDEPENDENT
-        for (int32_t j = 0; j < n; j++) {
-            WIDE low[K], high[K];
-            uint32_t low_rank[K], high_rank[K];
-#define LOWER(word) CAT(upper_, OUT)((word) << 16)
-#define UPPER(word) CAT(upper_, OUT)(word)
-#define READ(k) low[k] = LOWER(x_##k[j]), high[k] = UPPER(x_##k[j]);
-#define READ_RANK(k) low_rank[k] = r_##k[j] << 16, high_rank[k] = r_##k[j];
-            EACH(READ)
-            EACH_RANK(READ_RANK)
-            const WIDE first = merged(BASE_AT(LOWER, j), low, low_rank, counter, &of);
-            const WIDE second = merged(BASE_AT(UPPER, j), high, high_rank, counter + WEYL, &of);
-            out[j] = CAT(to_upper_, OUT)(first) >> 16 | CAT(to_upper_, OUT)(second);
-            counter += 2 * WEYL;
-        }
-        i += 2 * n; /* an odd last entry is left */
-    }
-#endif
+    CAT(at_, OUT) block[BLOCK] __attribute__((aligned(64)));
     CAT(at_, OUT) *const out = tensors[0];
-#if !LINEAR
-    const CAT(at_, BASE) *const origin = tensors[1];
-#endif
-#define ENTRY_FROM(k) const CAT(at_, TYPE_##k) *const e_##k = EXPERT(k);
-#define RANK_FROM(k) const uint16_t *const s_##k = tensors[2 + K + k];
-    EACH(ENTRY_FROM)
-    EACH_RANK(RANK_FROM)
-INDEPENDENT
-    for (int32_t j = i; j < stop; j++) {
-        WIDE x[K];
-        uint32_t rank[K];
-#define READ_ENTRY(k) x[k] = CAT(load_, TYPE_##k)(e_##k[j]);
-#define READ_ENTRY_RANK(k) rank[k] = (uint32_t)s_##k[j] << 16;
-        EACH(READ_ENTRY)
-        EACH_RANK(READ_ENTRY_RANK)
-        out[j] = CAT(store_, OUT)(merged(BASE_AT(CAT(load_, BASE), j), x, rank, counter, &of));
-        counter += WEYL;
+    const int large = (int64_t)(stop - start) * WIDTH >= LARGE;
+    /* The first block ends where a line of the cache does. */
+    int32_t end = start + (int32_t)(-(uintptr_t)(out + start) % 64) / WIDTH;
+    for (int32_t i = start; i < stop; i = end, end = i + BLOCK) {
+        end = end < stop ? end : stop;
+        const int streamed = large && end - i == BLOCK;
+        entries(i, end, tensors, streamed ? block : out + i, &of);
+        if (streamed)
+            stream(out + i, block);
     }
+#ifdef __SSE2__
+    _mm_sfence();
+#endif
 }

@@ -29,10 +29,10 @@ import torch
 
 from evomerge.cache import appearing, cache_folder
 
-SOURCE = Path(__file__).with_name("native.c")
+SOURCES = tuple(Path(__file__).with_name(n) for n in ("native_floats.c", "native.c"))
 _FLAGS = ("-O3", "-ffp-contract=off", "-std=gnu11", "-shared", "-fPIC")
 _NATIVE = (("-march=native",), ("-mcpu=native",), ())  # the first that the compiler knows
-_SWITCHES = ("LINEAR", "RANDOM", "RANKED", "BY_ENTRY", "BOUNDED", "NORMALIZE", "ELECTION")
+_SWITCHES = ("LINEAR", "FUSED", "RANDOM", "RANKED", "BY_ENTRY", "BOUNDED", "NORMALIZE", "ELECTION")
 _DTYPES = {
     torch.bfloat16: "bfloat16",
     torch.float16: "float16",
@@ -58,7 +58,8 @@ def build(
         KeyError: For a dtype that is not a float of 16, 32 or 64 bits.
         subprocess.SubprocessError: Where it cannot compile.
     """
-    function = _library(_defines(macros, dtypes) + SOURCE.read_text()).merge
+    source = "".join([_defines(macros, dtypes), *(path.read_text() for path in SOURCES)])
+    function = _library(source).merge
     function.restype = None
     function.argtypes = [ctypes.c_int32, ctypes.c_int32, *[ctypes.c_void_p] * 3]
 

@@ -2,6 +2,7 @@
 
 An entry's rank is a whole number below 65,535, so that both ends of an interval of ranks fit in
 16 bits. Up to 65,535 entries the ranks are exact, beyond that a density is resolved to 1/65,535.
+They are stored as signed numbers, counted from the middle, that floats are made of in one step.
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ def ranked(magnitudes: torch.Tensor, *, descending: bool) -> torch.Tensor:
         descending: Whether the largest entry of a row has rank 0, or the smallest.
 
     Returns:
-        int16 of shape (rows, n): the ranks modulo 2^16, since torch can do little with uint16.
+        int16 of shape (rows, n): the ranks less :func:`middle`.
         Entries of equal magnitude are ranked by position, so that the ranks are the same on every
         machine.
     """
     # A magnitude's bits sort like the number.
     numbers = magnitudes.contiguous().view(torch.int32).numpy()
     rows, n = numbers.shape
-    ranks = np.empty((rows, n), dtype=np.uint16)
+    ranks = np.empty((rows, n), dtype=np.int16)
     if n > _AT_ONCE:
         for row, found in zip(numbers, ranks, strict=True):
             _rank_long(row, found, descending=descending)
@@ -50,7 +51,12 @@ def ranked(magnitudes: torch.Tensor, *, descending: bool) -> torch.Tensor:
             row = np.arange(len(keys))[:, None]
             keys.sort(axis=1)
             ranks[start + row, keys & 0xFFFFFFFF] = levels
-    return torch.from_numpy(ranks.view(np.int16))
+    return torch.from_numpy(ranks)
+
+
+def middle(n: int) -> int:
+    """The rank among ``n`` entries that is stored as 0."""
+    return (min(n, LEVELS) + 1) // 2
 
 
 def ranked_in(order: torch.Tensor) -> torch.Tensor:
@@ -62,9 +68,9 @@ def ranked_in(order: torch.Tensor) -> torch.Tensor:
     Returns:
         (n,) int16, as those of :func:`ranked`.
     """
-    ranks = np.empty(len(order), dtype=np.uint16)
+    ranks = np.empty(len(order), dtype=np.int16)
     ranks[order.numpy()] = _levels(0, len(order), len(order))
-    return torch.from_numpy(ranks.view(np.int16))
+    return torch.from_numpy(ranks)
 
 
 def _rank_long(row: _Array, ranks: _Array, *, descending: bool) -> None:
@@ -96,6 +102,6 @@ def _keys(numbers: _Array, places: _Array, *, descending: bool) -> _Array:
 
 
 def _levels(start: int, stop: int, n: int) -> _Array:
-    """The ranks of the entries that come in these places among n."""
-    levels: _Array = np.arange(start, stop) * LEVELS // max(n, LEVELS)
+    """The ranks of the entries that come in these places among n, as they are stored."""
+    levels: _Array = np.arange(start, stop) * LEVELS // max(n, LEVELS) - middle(n)
     return levels

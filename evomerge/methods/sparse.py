@@ -37,7 +37,7 @@ from evomerge.methods.counter import Key, key, shifted
 from evomerge.methods.kernels import CHUNK, piecewise
 from evomerge.methods.lanes import Lanes
 from evomerge.methods.parts import wide_dtype, wide_parts
-from evomerge.methods.ranks import LEVELS, ranked, ranked_in
+from evomerge.methods.ranks import LEVELS, middle, ranked, ranked_in
 from evomerge.methods.sparse_kernel import Form, widened
 
 _AS_MERGEKIT = {True: "l1", False: "none"}  # as mergekit writes them
@@ -66,8 +66,9 @@ class Prune(Protocol):
             n: Entries that are ranked together.
 
         Returns:
-            Ranks ``[first, stop)``; where masks are drawn, the threshold of the 24-bit uniforms
-            at rank 0, and its slope per rank.
+            Ranks ``[first, stop)``; where masks are drawn, the threshold of the 16-bit uniforms
+            at rank 0, and its slope per rank (0 where there are no ranks: then the threshold is
+            a whole number).
         """
         ...
 
@@ -168,11 +169,11 @@ class Sparse:
         numbers = [*weights, *weights, *(b for window in windows for b in window), last]
 
         def halves(start: int) -> list[int]:
-            streams = [shifted(of, start) for of in prepared.keys]
+            streams = [shifted(of, start // 2) for of in prepared.keys]  # two entries per hash
             return [half for of in streams for half in (of.first, of.second)]
 
         if rescale == "1/p" and not ranked:
-            factors = [1 / min(d, 1.0) if d > 0 else 1.0 for d in densities]
+            factors = [2.0**16 / threshold if threshold else 1.0 for threshold, _ in windows]
         elif rescale == "l1":
             factors = _l1_factors(form, out, basis, numbers, halves)
         else:
@@ -182,8 +183,12 @@ class Sparse:
         piecewise(form.macros(), form.merge, out, basis.tensors, numbers, whole=halves)
 
     def _window(self, density: float, shared: Mapping[str, float], n: int) -> tuple[float, float]:
-        window = self.prune.window(density, shared, n)
-        return window if self.prune.random else _levels(window, n)
+        """As :meth:`Prune.window`, in ranks as they are stored."""
+        first, second = self.prune.window(density, shared, n)
+        if self.prune.random:
+            return first + middle(n) * second, second
+        first, stop = _levels((first, second), n)
+        return first - middle(n), stop - middle(n)
 
     def _ranked_together(self, tensor: torch.Tensor) -> int:
         """Number of entries that are ranked together: a row's (dimension 1's), or all."""

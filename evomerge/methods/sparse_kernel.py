@@ -7,7 +7,7 @@ For an entry with base ``b`` and task vectors ``d_k = W_k - b``::
     agree_k = sign(v_k) == sign(sum_j v_j)      elect: by weighted values, or by t (TIES' paper)
     W = b + lambda sum_k agree_k v_k / sum_k agree_k weight_k
 
-A mask is an interval of magnitude ranks, or 24-bit uniforms (:mod:`evomerge.methods.counter`)
+A mask is an interval of magnitude ranks, or 16-bit uniforms (:mod:`evomerge.methods.counter`)
 below a threshold that may grow with the rank. Both are whole numbers that fp32 holds exactly, and
 what is compared is rounded the same way in every piece, compiled or not, on every machine.
 ``native.c`` is the same function again, for the CPU.
@@ -24,6 +24,8 @@ import torch
 from evomerge.methods.counter import WEYL, mix_
 from evomerge.methods.lanes import Lanes
 from evomerge.methods.parts import wide_dtype
+
+_HALF = 1 << 15
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +77,8 @@ class Form:
             tensors: Base, K experts, then every expert's ranks.
             numbers: K scales, K weights, K windows of two floats, lambda. A window is the first
                 rank kept and the first beyond; where masks are drawn, the threshold of the
-                uniforms at rank 0, in 2^-24, and its slope per rank.
+                uniforms at rank 0, in 2^-16, and its slope per rank. Ranks count from
+                :func:`evomerge.methods.ranks.middle`.
             whole: The two halves of every expert's key, where masks are drawn.
             lanes: Gives temporaries.
         """
@@ -87,8 +90,8 @@ class Form:
             numbers[2 * k :],
             numbers[-1],
         )
-        if self.by_entry:  # instead of 2^-24 for every entry's probability: exact
-            scales = [s * 2.0**24 for s in scales]
+        if self.by_entry:  # instead of 2^-16 for every entry's probability: exact
+            scales = [s * 2.0**16 for s in scales]
         values = self.pruned(base, tensors[1:], windows, whole, lanes)
         if self.election != "paper":
             values = [value.mul_(s) for value, s in zip(values, scales, strict=True)]
@@ -118,25 +121,28 @@ class Form:
     ) -> list[torch.Tensor]:
         """The pruned task vectors ``t_k`` of a piece, in base's dtype; see :meth:`merge`.
 
-        Where they are divided by their own probability, they are so in units of 2^-24.
+        Where they are divided by their own probability, they are so in units of 2^-16.
         """
         experts, ranks = tensors[: self.experts], tensors[self.experts :]
-        wide, found, steps = base.dtype, [], None
-        if self.random:
-            steps = torch.arange(base.numel(), out=lanes.spare(torch.int32)).mul_(WEYL)
+        wide, found = base.dtype, []
+        steps = lanes.hash_numbers().mul_(WEYL) if self.random else None
         deltas = [lanes.spare(wide) for _ in experts]
         mark = lanes.mark()
         for k, (expert, room) in enumerate(zip(experts, deltas, strict=True)):
             lanes.release(mark)
             delta = room.copy_(expert).sub_(base)
-            rank = _rank(ranks[k], wide, lanes) if self.ranked else None
+            rank = lanes.spare(wide).copy_(ranks[k]) if self.ranked else None
             first, second = windows[2 * k : 2 * k + 2]
             if steps is not None:
                 uniform = _uniform(steps, whole[2 * k : 2 * k + 2], wide, lanes)
-                bound = first if rank is None else rank.mul_(second).add_(first)
-                if self.by_entry:
-                    delta.div_(torch.clamp_min(bound, 1, out=lanes.spare(wide)))
-                delta = lanes.only(lanes.below(uniform, bound), delta)
+                if rank is None:
+                    keep = lanes.below(uniform, first - _HALF)
+                else:
+                    bound = rank.mul_(second).add_(first)
+                    keep = lanes.below(uniform.add_(_HALF), bound)
+                    if self.by_entry:
+                        delta.div_(bound.clamp_min_(1))
+                delta = lanes.only(keep, delta)
             elif rank is not None:
                 delta = lanes.only(lanes.below(rank, second), delta)
                 if self.bounded:
@@ -158,16 +164,11 @@ def _sum_(terms: Sequence[torch.Tensor]) -> torch.Tensor:
     return terms[0]
 
 
-def _rank(ranks: torch.Tensor, wide: torch.dtype, lanes: Lanes) -> torch.Tensor:
-    """Ranks as whole numbers; they are stored modulo 2^16."""
-    return lanes.spare(wide).copy_(lanes.spare(torch.int32).copy_(ranks).bitwise_and_(0xFFFF))
-
-
 def _uniform(
     steps: torch.Tensor, halves: Sequence[Any], wide: torch.dtype, lanes: Lanes
 ) -> torch.Tensor:
-    """24-bit uniforms as whole numbers; ``steps`` are the Weyl sequence, the same for all keys."""
+    """16-bit uniforms less 2^15; ``steps`` are the Weyl sequence, the same for all keys."""
     first, second = halves
-    bits = torch.add(steps, first, out=lanes.spare(torch.int32))
-    mix_(bits, lanes.spare(torch.int32), second)
-    return lanes.spare(wide).copy_(bits.bitwise_right_shift_(8).bitwise_and_(0xFFFFFF))
+    bits = torch.add(steps, first, out=lanes.hashes())
+    mix_(bits, lanes.hashes(), second)
+    return lanes.spare(wide).copy_(lanes.halves(bits))

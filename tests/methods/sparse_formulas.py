@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from evomerge.methods.counter import key, uniforms
+from evomerge.methods.counter import halves, key
 
 NAME = "layers.0.mlp.weight"
 
@@ -47,12 +47,12 @@ def middle(delta: torch.Tensor, k: int, density: float, c: Coefficients) -> torc
 
 
 def drawn(delta: torch.Tensor, k: int, p: torch.Tensor) -> torch.Tensor:
-    u = uniforms(key("0", f"expert {k}", NAME), 0, delta.numel(), delta.device).view(delta.shape)
-    return torch.where(u.double() < p, 1 / p.clamp_min(2.0**-24), torch.zeros_like(p))
+    u = halves(key("0", f"expert {k}", NAME), delta.numel(), delta.device).view(delta.shape)
+    return torch.where(u < p * 2.0**16, 1 / p.clamp_min(2.0**-16), torch.zeros_like(p))
 
 
 def at_random(delta: torch.Tensor, k: int, density: float, c: Coefficients) -> torch.Tensor:
-    return drawn(delta, k, torch.full_like(delta, density))
+    return drawn(delta, k, torch.full_like(delta, density * 2.0**16).ceil() / 2.0**16)
 
 
 def magprune(delta: torch.Tensor, k: int, density: float, c: Coefficients) -> torch.Tensor:

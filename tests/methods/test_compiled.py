@@ -89,7 +89,7 @@ def switches(name: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", FAMILY)
+@pytest.mark.parametrize("name", [*FAMILY, "linear", "task_arithmetic"])
 def test_compiled_equals_eager(name: str, dtype: torch.dtype) -> None:
     check_equal(name, dtype)
 
@@ -111,6 +111,30 @@ def test_any_number_of_experts(k: int) -> None:
 def test_lengths_and_starts_that_fit_no_vector(n: int, skip: int) -> None:
     check_equal("della", torch.bfloat16, n=n, skip=skip)
     check_equal_of_one_kernel("ties", torch.float32, n=n, skip=skip)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["linear", "dare_ties"])
+@pytest.mark.parametrize("skip", [0, 5])
+def test_what_is_written_past_the_cache(name: str, dtype: torch.dtype, skip: int) -> None:
+    check_equal(name, dtype, n=(1 << 21) // dtype.itemsize + 1001, skip=skip)
+
+
+@pytest.mark.parametrize("name", ["dare_linear", "della_linear"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_density_1_keeps_everything_and_0_nothing(name: str, dtype: torch.dtype) -> None:
+    base, expert = torch.zeros(N, dtype=dtype), torch.ones(N, dtype=dtype)
+    chosen = METHODS[name]
+    basis = chosen.prepare(Sources("w", base, [expert, 2 * expert]), None, chosen.fixed)
+    defaults = {p: [a.default] for p, a in chosen.parameters.items() if a.shared}
+    for _ in range(2):
+        for densities, expected in (([1.0, 0.0], 1), ([0.0, 1.0], 2), ([1.0, 1.0], 3)):
+            out = torch.full_like(base, 7)
+            values = {**defaults, "weight": [1.0, 1.0], "density": densities}
+            chosen.combine(out, basis, values, chosen.fixed)
+            assert (out == expected).all()
+        compiled.wait()
+    assert states() == [True]
 
 
 def check_equal_of_one_kernel(name: str, dtype: torch.dtype, **how: Any) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
-from evomerge.methods.counter import Key, bits, key, shifted, uniforms
+from evomerge.methods.counter import Key, bits, halves, key, shifted, uniforms
 
 
 def by_numpy(of: Key, start: int, n: int) -> np.ndarray:
@@ -39,6 +39,16 @@ def test_known_answer() -> None:
     assert uniforms(key("seed", 0), 0, 3).tolist() == expected
 
 
+def test_two_entries_share_a_hash(device: torch.device) -> None:
+    """The lower half first, as a signed number plus 2^15; the same for ever."""
+    of = key(7, "layers.0.mlp.weight")
+    both = by_numpy(of, 0, 500)
+    expected = np.stack([both & 0xFFFF, both >> 16], axis=1).reshape(-1) ^ 0x8000
+    for n in (0, 1, 2, 999, 1000):
+        assert np.array_equal(halves(of, n, device).cpu().numpy(), expected[:n])
+    assert halves(key("seed", 0), 4).tolist() == [26782, 54957, 26364, 47495]
+
+
 def test_pieces_fit_together(device: torch.device) -> None:
     whole = uniforms(key("k"), 0, 1000, device)
     parts = [uniforms(key("k"), s, 250, device) for s in range(0, 1000, 250)]
@@ -63,6 +73,27 @@ def test_uniform_and_independent() -> None:
         for lag in (1, 2, 64, 1024, 4096):
             assert abs(np.corrcoef(u[:-lag], u[lag:])[0, 1]) < 5 / np.sqrt(n)
     correlations = np.corrcoef(streams)[np.triu_indices(6, 1)]
+    assert np.abs(correlations).max() < 5 / np.sqrt(n)
+
+
+def test_16_bits_are_uniform_and_independent() -> None:
+    """Of neighbours, which may share a hash, of entries further on, and of experts."""
+    n = 1 << 20
+    streams = [halves(key("0", f"expert {i}", "w"), n).double().numpy() for i in range(4)]
+    for u in streams:
+        assert (u.min(), u.max()) == (0, 65_535)
+        counts = np.bincount(u.astype(np.int64) >> 8, minlength=256)
+        assert stats.chisquare(counts).pvalue > 1e-4
+        for lag in (1, 2, 3, 64, 768, 4096):
+            assert abs(np.corrcoef(u[:-lag], u[lag:])[0, 1]) < 5 / np.sqrt(n)
+        assert abs(np.corrcoef(u[::2], u[1::2])[0, 1]) < 5 / np.sqrt(n / 2)
+        for p in (0.05, 0.3, 0.5, 0.9):
+            kept = u < p * 65_536
+            assert abs(kept.mean() - p) < 5 * np.sqrt(p * (1 - p) / n) + 2**-16
+            pairs = np.bincount(2 * kept[::2] + kept[1::2], minlength=4) / (n / 2)
+            expected = np.array([(1 - p) ** 2, (1 - p) * p, p * (1 - p), p * p])
+            assert (np.abs(pairs - expected) < 6 * np.sqrt(expected / (n / 2)) + 2**-15).all()
+    correlations = np.corrcoef(streams)[np.triu_indices(4, 1)]
     assert np.abs(correlations).max() < 5 / np.sqrt(n)
 
 

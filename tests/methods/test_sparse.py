@@ -12,7 +12,7 @@ from evomerge.errors import ConfigError
 from evomerge.experts import ExpertPool
 from evomerge.materialize import Merger
 from evomerge.methods import METHODS, Sources, kernels, ranks
-from evomerge.methods.ranks import LEVELS, ranked
+from evomerge.methods.ranks import LEVELS, middle, ranked
 from evomerge.space import SearchSpace, load_space
 from tests import models
 
@@ -84,7 +84,8 @@ def test_large_tensors_resolve_density_to_one_in_65535() -> None:
 
 def test_ranks_of_rows() -> None:
     rows = normal(7, 33).abs()
-    assert torch.equal(ranked(rows, descending=False), rows.argsort(dim=1).argsort(dim=1).short())
+    places = rows.argsort(dim=1).argsort(dim=1)
+    assert torch.equal(ranked(rows, descending=False), places.short() - middle(33))
 
 
 @pytest.mark.parametrize("descending", [False, True])
@@ -99,7 +100,7 @@ def test_ranks_of_long_rows(
         order = rows.argsort(dim=1, descending=descending, stable=True)
         expected = torch.empty(2, n, dtype=torch.int64)
         expected.scatter_(1, order, (torch.arange(n) * LEVELS // n).expand(2, n))
-        assert torch.equal(ranked(rows, descending=descending).int() & 0xFFFF, expected.int())
+        assert torch.equal(ranked(rows, descending=descending), (expected - middle(n)).short())
 
 
 @pytest.mark.parametrize("name", RANDOM)
@@ -115,6 +116,15 @@ def test_masks_nest_as_density_grows(name: str) -> None:
     assert counts[0] == 0
     assert counts[-1] == 2000
     assert counts[2] == pytest.approx(600, abs=100)
+
+
+@pytest.mark.parametrize("name", RANDOM)
+@pytest.mark.parametrize("density", [0.05, 0.3, 0.8])
+def test_the_share_kept_is_the_density(name: str, density: float) -> None:
+    n = 700_001
+    got = merge(name, normal(n), {"weight": [1.0], "density": [density]})
+    share = int(got.count_nonzero()) / n
+    assert abs(share - density) < 5 * (density * (1 - density) / n) ** 0.5 + 2**-16
 
 
 @pytest.mark.parametrize("name", ["dare_linear", "della_linear"])
