@@ -56,3 +56,12 @@ def correct(theta: np.ndarray, X: np.ndarray, y: np.ndarray) -> np.ndarray:
     """(n,) bool: which rows are classified correctly."""
     hits: np.ndarray = logits(theta, X).argmax(axis=1) == y
     return hits
+
+
+def probability(theta: np.ndarray, X: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """(n,) float32 in [0, 1]: softmax probability of each row's own class."""
+    found = logits(theta, X)
+    found -= found.max(axis=1, keepdims=True)
+    np.exp(found, out=found)
+    own: np.ndarray = found[np.arange(len(y)), y] / found.sum(axis=1)
+    return own

@@ -8,7 +8,9 @@ With s_ij >= 0 the score of member i on document j, and c_j the best that can be
 
 * shares: ``F_ij = s_ij (c_j / z_j)^alpha`` with ``z_j = sum_k s_kj``: a document that many solve
   gives little to each of them. alpha = 1 is the paper's ``c_j s_ij / z_j``; c = 1, for hits and
-  misses, is the official code; alpha = 0 is the plain sum of a genetic algorithm.
+  misses, is the official code; alpha = 0 is the plain sum of a genetic algorithm. Graded scores
+  with c = 1 compete for documents that nobody solves yet, too: from scratch, probabilities learn
+  what hits and misses leave out (``benchmarks/m2n2_digits.py``).
 * fitness: ``f_i = sum_j F_ij``, the chance to be the first parent; the lowest one leaves.
 * attraction of A to i: ``g_i = sum_j max(0, F_ij - F_Aj)``: what i can that A cannot.
 """
@@ -32,7 +34,7 @@ _PARALLEL = 1e-6
 
 
 def as_told(rows: Array) -> tuple[Array, float]:
-    """Resources of rows that are scores already: hits and misses, a document gives 1."""
+    """Resources of rows that are scores already: hits or probabilities, a document gives 1."""
     return rows, 1.0
 
 

@@ -51,6 +51,14 @@ def test_shares_by_hand():
     assert np.allclose(shares(scores, alpha=0.5), scores / np.sqrt([2, 1, 1]))
 
 
+def test_graded_scores_compete_where_nobody_hits():
+    graded = np.array([[0.9, 0.9, 0.001], [0.9, 0.9, 0.003]])
+    assert shares(graded).sum(axis=1) == pytest.approx([1.25, 1.75]), "the least wrong has most"
+    assert attract(shares(graded), 0) == pytest.approx([0, 0.5])
+    assert attract(shares(graded.round()), 0).tolist() == [0, 0], "hits and misses see no more"
+    assert attract(shares(graded, graded.max(axis=0)), 0) == pytest.approx([0, 0.0015])
+
+
 def test_attraction_is_what_the_first_cannot():
     F = np.array([[0.5, 1, 0], [0.5, 0, 0], [0.5, 1, 0], [0, 0, 2]])
     assert attract(F, 0).tolist() == [0, 0, 0, 2]
