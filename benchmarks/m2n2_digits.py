@@ -1,9 +1,9 @@
 """M2N2 on digits, from scratch and from two trained experts: the paper's first experiment.
 
-``python benchmarks/m2n2_digits.py`` (about nine minutes on one core; ``--quick`` for one). The
-last line is one JSON object. Against Abrantes, Lange & Tang (2025), arXiv:2508.16204: a perceptron
-of 19,210 weights, 1,437 training digits, test accuracy of the member that is best on the training
-digits. An evaluation is one pass over the training digits.
+``python benchmarks/m2n2_digits.py`` (a quarter of an hour on one core; ``--quick`` for a minute or
+two). The last line is one JSON object. Against Abrantes, Lange & Tang (2025), arXiv:2508.16204: a
+perceptron of 19,210 weights, 1,437 training digits, test accuracy of the member that is best on
+the training digits. An evaluation is one pass over the training digits.
 
 * From scratch: the archive holds weight vectors (:mod:`evomerge.optimizers.niches`), slerp with a
   split anywhere, Gaussian mutation. Two settings, which differ in one thing, what members compete
