@@ -48,7 +48,7 @@ static inline WIDE at_least_one(WIDE x) {
 }
 
 struct numbers {
-    WIDE scale[K], weight[K], first[K], second[K], last;
+    WIDE scale[K], weight[K], first[K], second[K];
     uint32_t one[K], two[K], from[K], width[K];
     int32_t limit[K];
 };
@@ -104,7 +104,7 @@ static inline WIDE merged(WIDE base, const WIDE *x, const uint32_t *rank, const 
 #define SUM(k) sum += t[k];
     REST(SUM)
 #if ELECTION == 0
-    return sum * of->last + base;
+    return sum + base;
 #else
     /* Votes against the sum become 0; as whole numbers floats are ordered as they are. */
     const BITS sign = wide_bits(sum) & SIGN;
@@ -125,7 +125,7 @@ static inline WIDE merged(WIDE base, const WIDE *x, const uint32_t *rank, const 
 #endif
     sum = t[0];
     REST(SUM)
-    return (sum / share) * wide_of(wide_bits(of->last) ^ sign) + base;
+    return wide_of(wide_bits(sum / share) ^ sign) + base;
 #endif
 #endif
 }
@@ -155,9 +155,6 @@ static void read_numbers(struct numbers *of, const double *numbers, const int32_
         of->limit[k] = (int32_t)((uint32_t)(int32_t)of->second[k] << 16);
 #endif
     }
-#if !LINEAR
-    of->last = (WIDE)numbers[4 * K];
-#endif
 }
 
 #if LINEAR

@@ -7,7 +7,10 @@ They are stored as signed numbers, counted from the middle, that floats are made
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import itertools
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -19,7 +22,8 @@ _Array = npt.NDArray[Any]
 LEVELS = (1 << 16) - 1
 """Number of distinct ranks."""
 
-_AT_ONCE = 1 << 20  # entries: of several short rows, or of a piece of a long one
+_AT_ONCE = 1 << 17  # entries: of several short rows, or of a piece of a long one
+_STRETCHES = 32  # that the longest rows are sorted in; each is looked for in the whole row
 _LARGEST = np.iinfo(np.int32).max
 _FINE = 15  # bits of a magnitude that its bin of the histogram does not say
 
@@ -51,6 +55,8 @@ def ranked(magnitudes: torch.Tensor, *, descending: bool) -> torch.Tensor:
             row = np.arange(len(keys))[:, None]
             keys.sort(axis=1)
             ranks[start + row, keys & 0xFFFFFFFF] = levels
+    if rows * n > _AT_ONCE:
+        _give_back()
     return torch.from_numpy(ranks)
 
 
@@ -73,22 +79,49 @@ def ranked_in(order: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(ranks)
 
 
+def _give_back() -> None:
+    """Returns freed memory to the system; else as much as a model may stay, between the ranks."""
+    with contextlib.suppress(AttributeError, OSError):  # of a C library other than glibc
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def _rank_long(row: _Array, ranks: _Array, *, descending: bool) -> None:
     """One row, sorted in stretches of its magnitudes: memory for a piece instead of all keys."""
     pieces = [slice(start, start + _AT_ONCE) for start in range(0, len(row), _AT_ONCE)]
     counts = sum(np.bincount(row[p] >> _FINE, minlength=1 << (31 - _FINE)) for p in pieces)
-    stretches = np.flatnonzero(np.diff(np.cumsum(counts) // _AT_ONCE, prepend=-1))
+    size = max(_AT_ONCE, len(row) // _STRETCHES)
+    stretches = np.flatnonzero(np.diff(np.cumsum(counts) // size, prepend=-1))
     edges = [int(bin_) << _FINE for bin_ in stretches] + [_LARGEST]
     pairs = list(itertools.pairwise(edges))
     done = 0
     for low, high in reversed(pairs) if descending else pairs:
-        found = [np.flatnonzero((row[p] >= low) & (row[p] < high)) + p.start for p in pieces]
-        places = np.concatenate(found)
-        keys = _keys(row[places], places, descending=descending)
-        keys.sort()
-        keys &= 0xFFFFFFFF
-        ranks[keys] = _levels(done, done + len(keys), len(row))
-        done += len(keys)
+        found = [_between(row[p], low, high, p.start) for p in pieces]
+        equal = sum(map(len, found)) > 2 * size and _all_equal(row[f] for f in found)
+        for places in found if equal else [np.concatenate(found)]:
+            numbers = row[places]
+            order = _order(_LARGEST - numbers if descending else numbers)
+            ranks[places[order]] = _levels(done, done + len(places), len(row))
+            done += len(places)
+
+
+def _between(numbers: _Array, low: int, high: int, start: int) -> _Array:
+    """Where in a piece that begins at ``start`` numbers are in ``[low, high)``; int32."""
+    places: _Array = np.flatnonzero((numbers >= low) & (numbers < high)).astype(np.int32)
+    places += start
+    return places
+
+
+def _all_equal(parts: Iterable[_Array]) -> bool:
+    """Whether there is one number only: weights that were not trained, in a long row."""
+    return len({end for part in parts if len(part) for end in (part.min(), part.max())}) == 1
+
+
+def _order(numbers: _Array) -> _Array:
+    """A stable argsort of non-negative int32: by halves, whose sort is linear in their number."""
+    first = np.argsort(numbers.astype(np.uint16), kind="stable")
+    upper = (numbers >> 16).astype(np.uint16)[first]
+    order: _Array = first[np.argsort(upper, kind="stable")]
+    return order
 
 
 def _keys(numbers: _Array, places: _Array, *, descending: bool) -> _Array:
@@ -103,5 +136,8 @@ def _keys(numbers: _Array, places: _Array, *, descending: bool) -> _Array:
 
 def _levels(start: int, stop: int, n: int) -> _Array:
     """The ranks of the entries that come in these places among n, as they are stored."""
-    levels: _Array = np.arange(start, stop) * LEVELS // max(n, LEVELS) - middle(n)
-    return levels
+    levels: _Array = np.arange(start, stop)
+    levels *= LEVELS
+    levels //= max(n, LEVELS)
+    levels -= middle(n)
+    return levels.astype(np.int16)

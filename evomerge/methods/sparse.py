@@ -165,8 +165,8 @@ class Sparse:
         )
         total = sum(weights)
         plain = normalize and not self.elects and abs(total) >= 1e-8
-        last = shared["lambda"] / (total if plain else 1.0)
-        numbers = [*weights, *weights, *(b for window in windows for b in window), last]
+        scale = shared["lambda"] / (total if plain else 1.0)
+        numbers = [*weights, *weights, *(b for window in windows for b in window)]
 
         def halves(start: int) -> list[int]:
             streams = [shifted(of, start // 2) for of in prepared.keys]  # two entries per hash
@@ -179,7 +179,7 @@ class Sparse:
         else:
             factors = [1.0] * len(weights)
         for k, factor in enumerate(factors):
-            numbers[k] *= factor
+            numbers[k] *= factor * scale
         piecewise(form.macros(), form.merge, out, basis.tensors, numbers, whole=halves)
 
     def _window(self, density: float, shared: Mapping[str, float], n: int) -> tuple[float, float]:

@@ -5,7 +5,7 @@ For an entry with base ``b`` and task vectors ``d_k = W_k - b``::
     t_k = keep_k d_k / p_k                      prune (p_k = 1 unless it rescales by entry)
     v_k = scale_k t_k                           weigh
     agree_k = sign(v_k) == sign(sum_j v_j)      elect: by weighted values, or by t (TIES' paper)
-    W = b + lambda sum_k agree_k v_k / sum_k agree_k weight_k
+    W = b + sum_k agree_k v_k / sum_k agree_k weight_k
 
 A mask is an interval of magnitude ranks, or 16-bit uniforms (:mod:`evomerge.methods.counter`)
 below a threshold that may grow with the rank. Both are whole numbers that fp32 holds exactly, and
@@ -75,7 +75,7 @@ class Form:
         Args:
             out: Flat piece.
             tensors: Base, K experts, then every expert's ranks.
-            numbers: K scales, K weights, K windows of two floats, lambda. A window is the first
+            numbers: K scales, K weights, K windows of two floats. A window is the first
                 rank kept and the first beyond; where masks are drawn, the threshold of the
                 uniforms at rank 0, in 2^-16, and its slope per rank. Ranks count from
                 :func:`evomerge.methods.ranks.middle`.
@@ -84,19 +84,14 @@ class Form:
         """
         base = widened(tensors[0], wide_dtype(out), lanes)
         k = self.experts
-        scales, weights, windows, scale = (
-            numbers[:k],
-            numbers[k : 2 * k],
-            numbers[2 * k :],
-            numbers[-1],
-        )
+        scales, weights, windows = numbers[:k], numbers[k : 2 * k], numbers[2 * k :]
         if self.by_entry:  # instead of 2^-16 for every entry's probability: exact
             scales = [s * 2.0**16 for s in scales]
         values = self.pruned(base, tensors[1:], windows, whole, lanes)
         if self.election != "paper":
             values = [value.mul_(s) for value, s in zip(values, scales, strict=True)]
         if self.election == "none":
-            out.copy_(_sum_(values).mul_(scale).add_(base))
+            out.copy_(_sum_(values).add_(base))
             return
         sign = lanes.sign(_sum_([lanes.spare(base.dtype).copy_(values[0]), *values[1:]]))
         votes = [value.mul_(sign).clamp_min_(0) for value in values]  # 0 where it disagrees
@@ -109,7 +104,7 @@ class Form:
         total = _sum_(votes)
         if share is not None:
             total.div_(lanes.or_one(share))
-        out.copy_(total.mul_(sign.mul_(scale)).add_(base))
+        out.copy_(total.mul_(sign).add_(base))
 
     def pruned(
         self,
