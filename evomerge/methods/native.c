@@ -176,9 +176,12 @@ static void read_numbers(struct numbers *of, const double *numbers, const int32_
 #define EACH_UNIFORM(X)
 #endif
 
-/* Writes the entries [start, stop), at most BLOCK of them, to an array of their own. */
+/* Writes the entries [start, stop), at most BLOCK of them, to an array of their own. The numbers
+   are a copy, which no store can change: else a compiler that does not inline this, and reads them
+   for every entry again, makes no vectors of it. */
 static inline void entries(int32_t start, int32_t stop, void *const *tensors, void *to,
-                           const struct numbers *of) {
+                           const struct numbers *given) {
+    const struct numbers copy = *given, *const of = &copy;
     const int32_t n = stop - start;
     int32_t done = 0;
 #if RANDOM /* Entry i takes half i & 1 of hash i >> 1; a whole number of vectors is the fastest. */
