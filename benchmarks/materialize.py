@@ -36,9 +36,9 @@ and those of DARE-TIES and DELLA in fp32 the median of 5 in another run::
 
 DELLA is bound by arithmetic, not by memory: in bf16 its loops have some 125 vector instructions
 for 32 entries of 2 experts, TIES' has 65, and a core starts two a cycle. mergekit 0.1.5 on this
-shape (fp32, 2 experts): linear 23 (5.5 unwritten), TIES 357 (348); in the same minutes 14 (3.2) and
-332 (324) before linear in fp32 was compiled and large outputs were streamed. The whole shape (12
-layers) on the quiet machine was measured before that, too: linear 15.8 (4.0), TIES 285 (277).
+shape (fp32, 2 experts): linear 23 (5.5 unwritten), TIES 357 (348); in the same minutes 14 (3.2)
+and 332 (324) before linear in fp32 was compiled and large outputs were streamed. The whole shape
+(12 layers) on the quiet machine was measured before that, too: linear 15.8 (4.0), TIES 285 (277).
 
 Peak with 12 layers and 2 experts: task_arithmetic 4.01 of a budget of 4 in fp32, 4.03 of 4 in
 bf16; ties 5.04 of 5 and 6.09 of 6: some 18 MB on top, whatever the model, half of which is code of
