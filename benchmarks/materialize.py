@@ -19,40 +19,30 @@ else wall-clock seconds.
   ``peak_budget``: K + 2, and for the sparsifying methods 2 bytes per parameter and expert.
 
 On a 2-core AMD EPYC with AVX-512 (Zen 4), gcc 12, 1 thread, torch 2.13, beside other work (a load
-of 3 to 4), with ``--layers 1 --repeats 7``::
+of 3), with ``--layers 1 --repeats 11``; the eager figures of sparsifying methods are one repeat,
+and those of DARE-TIES and DELLA in fp32 the median of 5 in another run::
 
                             fp32, 2    fp32, 4    bf16, 2    bf16, 4
-    linear_limit_ratio      0.96       0.92       1.14       1.08
-    ... without compiler    0.87       0.91       0.27       0.20
-    ties_over_linear        0.9        1.2        1.7        1.9
-    dare_ties_over_linear   0.7        0.9        1.5        2.1
-    della_over_linear       1.0        1.4        2.8        3.2
-    breadcrumbs             0.8        1.1        1.5        1.7
-    ties, eager             6.4        7.1        3.7        3.4
-    dare_ties, eager        9.2        10.6       5.5        4.7
-    della, eager            15.7       15.3       8.0        8.0
-    breadcrumbs, eager      4.6        5.5        2.6        2.4
+    linear_limit_ratio      0.96       1.08       1.16       1.38
+    ... without compiler    0.85       0.79       0.25       0.30
+    ties_over_linear        1.1        1.5        1.9        1.9
+    dare_ties_over_linear   0.8        1.2        1.6        1.8
+    della_over_linear       1.2        2.3        2.9        2.9
+    breadcrumbs             0.9        1.3        1.6        1.9
+    ties, eager             6.5        6.2        3.0        3.6
+    dare_ties, eager        7.1        7.1        3.9        3.8
+    della, eager            10.7       10.6       5.1        6.0
+    breadcrumbs, eager      3.4        4.3        2.3        2.3
 
-The whole shape on the quiet machine (12 layers, ``--skip-peak``, three repeats, five minutes; a
-linear candidate of 106M parameters takes 0.09 and 0.14 s in fp32, 0.04 and 0.06 s in bf16)::
+DELLA is bound by arithmetic, not by memory: in bf16 its loops have some 125 vector instructions
+for 32 entries of 2 experts, TIES' has 65, and a core starts two a cycle. mergekit 0.1.5 on this
+shape (fp32, 2 experts): linear 23 (5.5 unwritten), TIES 357 (348); in the same minutes 14 (3.2)
+and 332 (324) before linear in fp32 was compiled and large outputs were streamed. The whole shape
+(12 layers) on the quiet machine was measured before that, too: linear 15.8 (4.0), TIES 285 (277).
 
-    linear_limit_ratio      0.81       0.73       0.89       0.86
-    ties_over_linear        1.0        1.1        2.0        1.8
-    dare_ties_over_linear   0.8        0.9        2.0        2.0
-    della_over_linear       1.3        1.9        3.6        3.5
-    breadcrumbs             1.2        1.0        1.6        1.7
-    ties, eager             6.9        6.4        3.5        3.6
-    dare_ties, eager        9.0        9.1        5.0        5.3
-    della, eager            14.3       15.1       7.4        7.9
-    breadcrumbs, eager      4.8        4.7        2.4        2.6
-
-Linear in fp32 is torch's own (so that another method may be faster than it), the others are
-``native.c``. DELLA in bf16 is bound by arithmetic, not by memory: its loop has 151 instructions
-for 32 entries of 2 experts, TIES' has 79; without its divisions it would still cost 2.6.
-mergekit 0.1.5 on the whole shape (fp32, 2 experts, one repeat): linear 15.8 (4.0 unwritten), TIES
-285 (277). Peak with 12 layers and 2 experts: task_arithmetic 4.0 of a budget
-of 4 in fp32, 4.1 of 4 in bf16; ties 5.2 of 5 and 6.6 of 6: some 100 MB on top, whatever the model,
-that stay resident from the sorting in ``prepare``.
+Peak with 12 layers and 2 experts: task_arithmetic 4.01 of a budget of 4 in fp32, 4.03 of 4 in
+bf16; ties 5.04 of 5 and 6.09 of 6: some 18 MB on top, whatever the model, half of which is code of
+torch and numpy that is first used then.
 """
 
 from __future__ import annotations
