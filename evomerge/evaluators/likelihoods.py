@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 
 from evomerge.evaluators.batches import Batch, Encoded, Packing
+from evomerge.evaluators.last_block import LastBlock
 from evomerge.evaluators.memory import in_pieces
 from evomerge.evaluators.packing import pack
 
@@ -38,7 +39,8 @@ class Likelihoods:
     """Scores requests on a resident causal model.
 
     The output layer is given only the positions whose logits are needed, through a hook on it, so
-    that whatever a model does to its logits afterwards (scaling, soft caps) still happens.
+    that whatever a model does to its logits afterwards (scaling, soft caps) still happens. So is
+    the last feed-forward block, where that gives the same.
 
     Args:
         model: The resident model.
@@ -50,6 +52,7 @@ class Likelihoods:
         self._sharing = packing.sharing(PAIRS_PER_TOKEN * hidden)
         self._plain = packing.sharing(0)
         self._wanted: list[tuple[torch.Tensor, torch.Tensor]] = []  # one, or none
+        self._last = LastBlock(self._wanted)
 
     def pack(self, model: PreTrainedModel, encoded: Sequence[Encoded]) -> tuple[list[Batch], bool]:
         """Packs requests, with shared beginnings where the model can take them.
@@ -87,6 +90,8 @@ class Likelihoods:
             (n,) log-likelihoods in nats, and (n,) whether every token was the most likely one.
         """
         totals, misses = np.zeros(n), np.zeros(n)
+        if self._last.usable is None and batches:
+            self._last.usable = self._short_way(model, batches[0].part(0, 1))
         with self.hooked(model):
             forward = functools.partial(self._forward, model, greedy=greedy)
             scored = in_pieces(batches, forward, Batch.halves)
@@ -117,13 +122,30 @@ class Likelihoods:
         same = np.array_equal(np.isfinite(a), np.isfinite(b))
         return same and bool(far.sum() <= ROUNDING.get(model.dtype, 0.1) * len(far))
 
+    def _short_way(self, model: PreTrainedModel, row: Batch) -> bool | None:
+        """Whether one row scores the same where :class:`LastBlock` is used; None for NaN."""
+        found = []
+        for usable in (False, True):
+            self._last.usable = usable
+            try:
+                with self.hooked(model):
+                    found.append(self._forward(model, row, greedy=False)[0])
+            except Exception as err:  # noqa: BLE001 - whatever a block makes of it
+                log.info("%s takes the long way: %s", type(model).__name__, err)
+                return False
+        whole, short = found
+        if torch.isnan(whole).any():
+            return None
+        return bool(((whole - short).abs() <= ROUNDING.get(model.dtype, 0.1)).all())
+
     @contextlib.contextmanager
     def hooked(self, model: PreTrainedModel) -> Iterator[None]:
-        """Lets the output layer see only the positions that are wanted."""
+        """Lets the output layer, and the last block, see only the positions that are wanted."""
         head: torch.nn.Module | None = model.get_output_embeddings()  # type: ignore[no-untyped-call]
         handle = None if head is None else head.register_forward_pre_hook(self._take)
         try:
-            yield
+            with self._last.hooked(model):
+                yield
         finally:
             self._wanted.clear()
             if handle is not None:

@@ -62,6 +62,7 @@ def test_scoring_where_the_output_layer_lies_elsewhere() -> None:
     with FakeTensorMode(), OneDeviceEach(), torch.no_grad():
         model = spread_model()
         scorer = Likelihoods(model, Packing(64, "auto", torch.device(FIRST), 64))
+        scorer._last.usable = True
         tokens = torch.zeros(2, 8, dtype=torch.long, device=FIRST)
         at = torch.zeros(3, dtype=torch.long, device=FIRST)
         batch = Batch(tokens, tokens, tokens, at, at, at, at, torch.zeros(3))
