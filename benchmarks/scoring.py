@@ -20,23 +20,24 @@ document (lm-eval's default), ``choice_5shot_first`` with the same five for all;
 log-likelihood per document) and ``rolling`` (whole texts). `benchmarks/generation.py` has
 generated answers.
 
-On two cores of an AMD EPYC (Zen 4), one thread; 50 documents and 9 repeats for the zoo, 20 and 3
-for the shape (overhead, times faster than `simple_evaluate`, lean, sharing). Rows with a star were
-measured on a busy machine: those of the zoo are the means of four runs of 15 or 21 repeats, which
-gave 4 to 9% and 5 to 11%; those of the shape are good to about 10%::
+On two cores of an AMD EPYC (Zen 4), one thread, idle machine; 50 documents and 15 repeats for the
+zoo, 16 and 6 for the shape's first row, 20 and 3 for its second, which is older than the short way
+of the last feed-forward block, as are those with a star (overhead, times faster than
+`simple_evaluate`, lean, sharing). Single runs differ by 2 to 5 points of overhead, and by a
+tenth of a speed-up::
 
-    zoo   choice               6%   5.2   2.5    1.7
-    zoo   choice_5shot         4%   5.1   4.2    3.6
-    zoo   choice_5shot_first   6%   8.6   7.4   13.5
-    zoo   last *               6%   8.7   3.2    0.9
-    zoo   rolling *            8%   9.0   4.1
-    100m  choice               0%   3.8   3.6    3.0
-    100m  choice_5shot         0%   5.1   5.0    4.0
-    100m  choice_5shot_first * 4%  15.3  15.5   15.4
+    zoo   choice               9%   5.7   2.8    1.9
+    zoo   choice_5shot         3%   6.5   5.3    3.6
+    zoo   choice_5shot_first   4%   8.2   6.9   13.5
+    zoo   last                 3%   9.5   3.6    0.9
+    zoo   rolling              9%   9.4   4.2
+    100m  choice *             0%   3.8   3.6    3.0
+    100m  choice_5shot        -3%   5.5   5.3    4.0
+    100m  choice_5shot_first   3%  16.1  17.3   15.4
     100m  last *               2%   1.6   1.3    1.0
     100m  rolling *           -8%   1.4   1.0
 
-A zoo candidate of 50 short texts takes 60 ms. Of what it costs beside the forward pass, about 1 ms
+A zoo candidate of 50 short texts takes 50 ms. Of what it costs beside the forward pass, about 1 ms
 is normalising the logits of `last` and 2 those of `rolling`; lm-eval's own metrics take 1.3 ms in
 `rolling`; the rest is some Python on cold caches.
 """
