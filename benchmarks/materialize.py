@@ -40,10 +40,12 @@ a linear candidate of 106M parameters takes 0.08 and 0.10 s in fp32, 0.04 and 0.
     peak, linear (budget)   4.01 (4)   5.95 (6)   3.96 (4)   5.97 (6)
     peak, ties              5.06 (5)   8.06 (8)   6.13 (6)   10.13 (10)
 
-A ratio above 1 is possible: streaming stores need not read what they overwrite. DELLA is bound by arithmetic, not by memory: in bf16 its loops have some 125 vector
-instructions for 32 entries of 2 experts, TIES' has 65, and a core starts two a cycle. The peak of
-TIES is some 20 MB over its budget, whatever the model, half of which is code of torch and numpy
-that is first used then.
+A ratio above 1 is possible: streaming stores need not read what they overwrite.
+
+DELLA is bound by arithmetic, not by memory: in bf16 its loops have some 125 vector instructions
+for 32 entries of 2 experts, TIES' has 65, and a core starts two a cycle. The peak of TIES is some
+20 MB over its budget, whatever the model, half of which is code of torch and numpy that is first
+used then.
 """
 
 from __future__ import annotations
