@@ -155,7 +155,7 @@ def test_a_sweep_on_the_zoo_killed_in_the_middle_continues(tmp_path, whole_zoo, 
 
 @pytest.mark.slow
 def test_ctrl_c_lets_the_jobs_on_ray_finish_what_runs(project, family, whole) -> None:
-    write_config(project, family, n_trials=200)
+    write_config(project, family, n_trials=20_000)  # more than could end before the signal arrives
     driver = start(project, *LAUNCHERS["ray"])
     end = time.monotonic() + PATIENCE
     while len(told(project)) < 2 or min(map(len, told(project).values())) < 2:
