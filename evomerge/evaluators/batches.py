@@ -105,6 +105,18 @@ class Batch:
             slots=self.slots[scored.cpu()],
         )
 
+    def last(self) -> Batch:
+        """The same rows, of which only the last position and what it predicts are scored."""
+        scored = self.places == len(self.rows) - 1
+        return dataclasses.replace(
+            self,
+            rows=self.rows[-1:],
+            columns=self.columns[-1:],
+            places=torch.zeros_like(self.places[scored]),
+            targets=self.targets[scored],
+            slots=self.slots[scored.cpu()],
+        )
+
 
 def tokens_per_batch(device: torch.device) -> int:
     """Input tokens of one batch under ``batch_size="auto"``."""

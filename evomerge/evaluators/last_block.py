@@ -25,26 +25,31 @@ class LastBlock:
     """Hooks on the last layer's ``mlp``; elsewhere than at the wanted positions its output is 0.
 
     Args:
+        model: The resident model.
         wanted: Holds the positions of the forward pass that is about to run, or nothing.
 
     Attributes:
         usable: Whether it gives the model's own logits; None until somebody has compared them.
     """
 
-    def __init__(self, wanted: Sequence[Positions]) -> None:
-        self.usable: bool | None = None
+    def __init__(self, model: torch.nn.Module, wanted: Sequence[Positions]) -> None:
+        self._block = last_mlp(model)
+        self.usable: bool | None = False if self._block is None else None
         self._wanted = wanted
         self._shape: torch.Size | None = None
 
     @contextlib.contextmanager
-    def hooked(self, model: torch.nn.Module) -> Iterator[None]:
-        """Passes of the model within take the short way, where there is one."""
-        block = last_mlp(model) if self.usable else None
-        if block is None:
+    def hooked(self, short: bool | None = None) -> Iterator[None]:
+        """Passes of the model within take the short way where that is usable.
+
+        Args:
+            short: Whether they take it all the same, to compare both.
+        """
+        if self._block is None or not (self.usable if short is None else short):
             yield
             return
-        handles = (block.register_forward_pre_hook(self._gather),
-                   block.register_forward_hook(self._scatter))  # fmt: skip
+        handles = (self._block.register_forward_pre_hook(self._gather),
+                   self._block.register_forward_hook(self._scatter))  # fmt: skip
         try:
             yield
         finally:
@@ -56,20 +61,24 @@ class LastBlock:
         if not self._wanted:
             return None
         hidden = args[0]
-        rows, columns = (index.to(hidden.device) for index in self._wanted[-1])
-        if len(rows) > _MOST * hidden.shape[0] * hidden.shape[1]:
+        if len(self._wanted[-1][0]) > _MOST * hidden.shape[0] * hidden.shape[1]:
             return None
         self._shape = hidden.shape
-        return (hidden[rows, columns][None], *args[1:])
+        return (hidden[on(self._wanted[-1], hidden)][None], *args[1:])
 
     def _scatter(self, _: torch.nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor | None:
         del args
         if self._shape is None:
             return None
-        rows, columns = (index.to(output.device) for index in self._wanted[-1])
         whole = output.new_zeros(self._shape)
-        whole[rows, columns] = output[0]
+        whole[on(self._wanted[-1], whole)] = output[0]
         return whole
+
+
+def on(positions: Positions, tensor: torch.Tensor) -> Positions:
+    """Positions as an index of a tensor, which may lie on another GPU than the batch."""
+    rows, columns = positions
+    return rows.to(tensor.device), columns.to(tensor.device)
 
 
 def last_mlp(model: torch.nn.Module) -> torch.nn.Module | None:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 
 from evomerge.evaluators.batches import Batch, Encoded, Packing
-from evomerge.evaluators.last_block import LastBlock
+from evomerge.evaluators.last_block import LastBlock, Positions, on
 from evomerge.evaluators.memory import in_pieces
 from evomerge.evaluators.packing import pack
 
@@ -51,8 +51,8 @@ class Likelihoods:
         hidden = getattr(model.config.get_text_config(), "hidden_size", 0)
         self._sharing = packing.sharing(PAIRS_PER_TOKEN * hidden)
         self._plain = packing.sharing(0)
-        self._wanted: list[tuple[torch.Tensor, torch.Tensor]] = []  # one, or none
-        self._last = LastBlock(self._wanted)
+        self._wanted: list[Positions] = []  # one, or none
+        self._last = LastBlock(model, self._wanted)
 
     def pack(self, model: PreTrainedModel, encoded: Sequence[Encoded]) -> tuple[list[Batch], bool]:
         """Packs requests, with shared beginnings where the model can take them.
@@ -123,13 +123,17 @@ class Likelihoods:
         return same and bool(far.sum() <= ROUNDING.get(model.dtype, 0.1) * len(far))
 
     def _short_way(self, model: PreTrainedModel, row: Batch) -> bool | None:
-        """Whether one row scores the same where :class:`LastBlock` is used; None for NaN."""
+        """Whether a row scores the same where :class:`LastBlock` is used; None: it cannot tell.
+
+        It is asked for one position, so that a block that needs the others shows it.
+        """
+        if row.tokens.numel() == 1:
+            return None
         found = []
-        for usable in (False, True):
-            self._last.usable = usable
+        for way in (False, True):
             try:
-                with self.hooked(model):
-                    found.append(self._forward(model, row, greedy=False)[0])
+                with self.hooked(model, short=way):
+                    found.append(self._forward(model, row.last(), greedy=False)[0])
             except Exception as err:  # noqa: BLE001 - whatever a block makes of it
                 log.info("%s takes the long way: %s", type(model).__name__, err)
                 return False
@@ -139,12 +143,17 @@ class Likelihoods:
         return bool(((whole - short).abs() <= ROUNDING.get(model.dtype, 0.1)).all())
 
     @contextlib.contextmanager
-    def hooked(self, model: PreTrainedModel) -> Iterator[None]:
-        """Lets the output layer, and the last block, see only the positions that are wanted."""
+    def hooked(self, model: PreTrainedModel, *, short: bool | None = None) -> Iterator[None]:
+        """Lets the output layer, and the last block, see only the positions that are wanted.
+
+        Args:
+            model: The resident model.
+            short: See :meth:`LastBlock.hooked`.
+        """
         head: torch.nn.Module | None = model.get_output_embeddings()  # type: ignore[no-untyped-call]
         handle = None if head is None else head.register_forward_pre_hook(self._take)
         try:
-            with self._last.hooked(model):
+            with self._last.hooked(short):
                 yield
         finally:
             self._wanted.clear()
@@ -154,8 +163,7 @@ class Likelihoods:
     def _take(self, _: torch.nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         if not self._wanted:
             return None
-        place = (index.to(args[0].device) for index in self._wanted.pop())  # it may be another GPU
-        return (args[0][tuple(place)][None], *args[1:])
+        return (args[0][on(self._wanted.pop(), args[0])][None], *args[1:])
 
     def inputs(self, model: PreTrainedModel, batch: Batch) -> dict[str, torch.Tensor]:
         """What the model's forward takes."""

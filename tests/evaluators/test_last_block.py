@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from typing import Any
 
@@ -91,6 +92,21 @@ def test_a_block_that_mixes_positions_is_noticed() -> None:
     got, scorer, _ = scored(model, encoded, usable=None)
     assert scorer._last.usable is False
     np.testing.assert_array_equal(got, want)
+
+
+def test_it_is_noticed_on_a_row_whose_every_position_is_asked_for() -> None:
+    """Such a row takes the long way itself, and says nothing of others unless it is asked less."""
+    model = make("llama")
+    layer = model.model.layers[-1]
+    layer.mlp = Mixing(layer.mlp)
+    text = np.random.default_rng(0).integers(0, VOCAB, 60).tolist()
+    encoded = [(0, text[:1], text[1:]), (1, text[:40], text[40:41])]
+    batches = pack(encoded, dataclasses.replace(PACKING, batch_size=1))
+    assert len(batches) == 2
+    scorer = Likelihoods(model, PACKING)
+    with torch.inference_mode():
+        scorer.score(model, [batches[0].part(0, 1)], 1)
+    assert scorer._last.usable is False
 
 
 def test_a_block_that_cannot_be_cut_short_is_noticed(caplog: pytest.LogCaptureFixture) -> None:
