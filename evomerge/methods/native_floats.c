@@ -13,29 +13,17 @@ typedef double at_float64;
 typedef uint32_t __attribute__((may_alias, aligned(2))) pair; /* two 16-bit numbers */
 typedef uint16_t __attribute__((may_alias)) half;
 
-static inline uint32_t bits_of(float x) {
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    return bits;
-}
-
-static inline float float_of(uint32_t bits) {
-    float x;
-    memcpy(&x, &bits, sizeof x);
-    return x;
-}
-
-static inline BITS wide_bits(WIDE x) {
-    BITS bits;
-    memcpy(&bits, &x, sizeof bits);
-    return bits;
-}
-
-static inline WIDE wide_of(BITS bits) {
-    WIDE x;
-    memcpy(&x, &bits, sizeof x);
-    return x;
-}
+/* The same bits as another type. */
+#define PUN(name, TO, FROM)          \
+    static inline TO name(FROM x) {  \
+        TO y;                        \
+        memcpy(&y, &x, sizeof y);    \
+        return y;                    \
+    }
+PUN(bits_of, uint32_t, float)
+PUN(float_of, float, uint32_t)
+PUN(wide_bits, BITS, WIDE)
+PUN(wide_of, WIDE, BITS)
 
 /* upper_...: a 16-bit number in the upper half of a word, whatever is in the lower one; or that
    half, zeros below it. */
