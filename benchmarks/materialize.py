@@ -15,8 +15,9 @@ else wall-clock seconds.
   with the candidate written to disk as mergekit does (``_unwritten``: without); null without
   ``--mergekit-python``.
 * ``peak_models``: most memory of its own that a process has in use while it prepares and merges,
-  in models, with base and experts (which are mapped files) and the model written; and
-  ``peak_budget``: K + 2, and for the sparsifying methods 2 bytes per parameter and expert.
+  in models, the model written among it, and K + 1 for base and experts, which are mapped files
+  (not the code of libraries, which processes share); and ``peak_budget``: K + 2, and for the
+  sparsifying methods 2 bytes per parameter and expert.
 
 On a 2-core AMD EPYC with AVX-512 (Zen 4), gcc 12, 1 thread, torch 2.13, quiet machine, the whole
 shape and mergekit beside it, three repeats (eager figures of sparsifying methods: one), 8 minutes;
@@ -204,14 +205,15 @@ sys.path.insert(0, "benchmarks")
 import materialize, torch
 from evomerge.methods import METHODS
 torch.set_num_threads(1)
-def resident():
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
-start = peak = resident()
+def anonymous():
+    text = Path("/proc/self/status").read_text()
+    return int(text.split("RssAnon:")[1].split()[0]) * 1024
+start = peak = anonymous()
 done = threading.Event()
 def watch():
     global peak
     while not done.wait(0.01):
-        peak = max(peak, resident())
+        peak = max(peak, anonymous())
 threading.Thread(target=watch, daemon=True).start()
 model = materialize.Model(Path(sys.argv[1]), int(sys.argv[2]))
 model.merger(METHODS[sys.argv[3]])()
@@ -221,10 +223,11 @@ print(peak - start)
 
 
 def peak_models(folder: Path, n_experts: int, method: str) -> float:
-    """Most resident memory of a process that merges, mapped pages included, in models."""
+    """Most anonymous memory of a process that merges, in models, and the models it maps."""
     command = [sys.executable, "-c", PEAK, str(folder), str(n_experts), method]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return int(done.stdout) / (folder / "base.safetensors").stat().st_size
+    model = (folder / "base.safetensors").stat().st_size
+    return int(done.stdout) / model + 1 + n_experts
 
 
 def main() -> None:

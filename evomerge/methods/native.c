@@ -26,6 +26,7 @@
 #define WEYL 0x9e3779b9u /* as in counter.py, whose signed numbers are these modulo 2^32 */
 #define WIDTH ((int32_t)sizeof(CAT(at_, OUT)))
 #define BLOCK (1024 / WIDTH)    /* entries at a time: what is written, and their uniforms, in L1 */
+#define LINE 32                 /* 16-bit numbers in a line of the cache */
 #define LARGE ((int64_t)1 << 21) /* bytes written: more than the cache keeps for who reads them */
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
 #define LOWER_FIRST(word) (word)
@@ -210,23 +211,33 @@ static inline void entries(int32_t start, int32_t stop, void *const *tensors, vo
         EACH(PAIR_FROM)
         EACH_RANK(RANKS_FROM)
         EACH_UNIFORM(PAIR_OF)
+        for (; done + LINE <= n; done += LINE) { /* the last entries are left */
+            const int32_t line = done / 2;
+#if RANKED /* So many streams at once are more than a core sees coming: six lines ahead. */
+#define AHEAD(x) __builtin_prefetch((x) + line + 6 * LINE / 2);
+#define EXPERT_AHEAD(k) AHEAD(x_##k)
+#define RANKS_AHEAD(k) AHEAD(r_##k)
+            AHEAD(origin)
+            EACH(EXPERT_AHEAD)
+            EACH(RANKS_AHEAD)
+#endif
 INDEPENDENT
-        for (int32_t j = 0; j < n / 2; j++) {
-            WIDE low[K], high[K];
-            uint32_t low_rank[K], high_rank[K], low_uniform[K], high_uniform[K];
+            for (int32_t j = line; j < line + LINE / 2; j++) {
+                WIDE low[K], high[K];
+                uint32_t low_rank[K], high_rank[K], low_uniform[K], high_uniform[K];
 #define LOWER(word) CAT(upper_, OUT)((word) << 16)
 #define UPPER(word) CAT(upper_, OUT)(word)
 #define READ(k) low[k] = LOWER(x_##k[j]), high[k] = UPPER(x_##k[j]);
 #define READ_RANK(k) low_rank[k] = r_##k[j] << 16, high_rank[k] = r_##k[j];
 #define READ_UNIFORM(k) low_uniform[k] = v_##k[j] << 16, high_uniform[k] = v_##k[j];
-            EACH(READ)
-            EACH_RANK(READ_RANK)
-            EACH_UNIFORM(READ_UNIFORM)
-            const WIDE first = merged(BASE_AT(LOWER, j), low, low_rank, low_uniform, of);
-            const WIDE second = merged(BASE_AT(UPPER, j), high, high_rank, high_uniform, of);
-            out[j] = CAT(to_upper_, OUT)(first) >> 16 | CAT(to_upper_, OUT)(second);
+                EACH(READ)
+                EACH_RANK(READ_RANK)
+                EACH_UNIFORM(READ_UNIFORM)
+                const WIDE first = merged(BASE_AT(LOWER, j), low, low_rank, low_uniform, of);
+                const WIDE second = merged(BASE_AT(UPPER, j), high, high_rank, high_uniform, of);
+                out[j] = CAT(to_upper_, OUT)(first) >> 16 | CAT(to_upper_, OUT)(second);
+            }
         }
-        done = n & ~1; /* an odd last entry is left */
     }
 #endif
     CAT(at_, OUT) *const out = to;
