@@ -10,6 +10,7 @@ form simply goes on; the reason is logged once. ``TORCH_COMPILE_DISABLE=1`` swit
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import os
 import threading
@@ -41,7 +42,7 @@ that another candidate's coefficients are the same program.
 """
 
 Run = Callable[[torch.Tensor, Sequence[torch.Tensor], Sequence[float], Sequence[int]], None]
-"""A compiled piece."""
+"""A compiled piece, on contiguous tensors of equally many entries, in any shapes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,13 +82,13 @@ def ready(program: Program, out: torch.Tensor, tensors: Sequence[torch.Tensor]) 
 
     Args:
         program: What is about to be run.
-        out: Flat, where it writes.
-        tensors: What it reads, as long as ``out``.
+        out: Where it writes.
+        tensors: What it reads, as many entries each as ``out``.
     """
     if out.numel() < SMALLEST or os.environ.get("TORCH_COMPILE_DISABLE") == "1":
         return None
-    if any(t.data_ptr() % t.element_size() for t in (out, *tensors)):
-        return None  # mapped from a file where nothing aligns it
+    if any(t.data_ptr() % t.element_size() or not t.is_contiguous() for t in (out, *tensors)):
+        return None  # mapped from a file where nothing aligns it, say
     dtypes = (out.dtype, *(t.dtype for t in tensors))
     key = (*program.macros.items(), dtypes, out.device)
     kernel = _kernels.setdefault(key, _Kernel())
@@ -138,14 +139,23 @@ def _by_torch(program: Program, dtypes: Sequence[torch.dtype], device: torch.dev
         numbers: Sequence[float],
         whole: Sequence[int],
     ) -> None:
-        floats = torch.tensor(numbers, dtype=program.wide, device=device)
-        integers = torch.tensor(whole, dtype=torch.int32, device=device)
+        floats = _on_device(tuple(numbers), program.wide, device)
+        integers = _on_device(tuple(whole), torch.int32, device)
+        flats = [t.detach().view(-1) for t in (out, *tensors)]
         with torch.no_grad():
-            compiled(out, tensors, floats, integers)
+            compiled(flats[0], flats[1:], floats, integers)
 
     out, *tensors = (torch.zeros(SMALLEST + 1, dtype=d, device=device) for d in dtypes)
     run(out, tensors, [1.0] * program.n_numbers, [1] * program.n_whole)
     return run
+
+
+@functools.lru_cache(maxsize=1 << 12)
+def _on_device(
+    values: tuple[float, ...], dtype: torch.dtype, device: torch.device
+) -> torch.Tensor:
+    """Arguments of a program, copied once: all tensors of a group have the same coefficients."""
+    return torch.tensor(values, dtype=dtype, device=device)
 
 
 def _traced(piece: Piece) -> Callable[..., None]:

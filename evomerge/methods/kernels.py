@@ -95,25 +95,26 @@ def piecewise(
         whole: From the first entry of a piece to its integers; None where it takes none.
         size: Entries per step of the eager form; a power of two above 1.
     """
-    flats = [t.detach().reshape(-1) for t in (out, *tensors)]
     integers = whole or (lambda _: ())
+    first = integers(0)
     run = None
     if macros is not None:
-        program = compiled.Program(macros, piece, len(numbers), len(integers(0)), wide_dtype(out))
-        run = compiled.ready(program, flats[0], flats[1:])
+        program = compiled.Program(macros, piece, len(numbers), len(first), wide_dtype(out))
+        run = compiled.ready(program, out, tensors)
+    if run is not None and out.numel() <= _LONG_PIECE:
+        run(out, tensors, numbers, first)
+        return
+    flats = [t.detach().reshape(-1) for t in (out, *tensors)]
     if run is not None or out.is_cuda:
         size = _LONG_PIECE
     buffers = Buffers(min(size, out.numel()), out.device)
-    for i, (target, *sources) in enumerate(zip(*_split(flats, size), strict=True)):
+    pieces = [torch.split(f, size) for f in flats] if out.numel() > size else [[f] for f in flats]
+    for i, (target, *sources) in enumerate(zip(*pieces, strict=True)):
         if run is not None:
             run(target, sources, numbers, integers(i * size))
             continue
         buffers.restart(target.numel())
         piece(target, sources, numbers, integers(i * size), buffers)
-
-
-def _split(flats: Sequence[torch.Tensor], size: int) -> list[Sequence[torch.Tensor]]:
-    return [torch.split(f, size) for f in flats]
 
 
 @functools.cache

@@ -20,8 +20,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -82,17 +82,29 @@ def build(
 
 def _spread(function: Any, n: int, arguments: tuple[Any, ...]) -> None:
     """Calls it for all n entries, in as many threads as torch would use; ctypes drops the GIL."""
-    shares = max(1, min(torch.get_num_threads(), n // _PER_THREAD))
+    threads = torch.get_num_threads()
+    shares = min(threads, n // _PER_THREAD)
+    if shares < 2:
+        function(0, n, *arguments)
+        return
     edges = [n * i // shares for i in range(shares + 1)]
     others = [
-        threading.Thread(target=function, args=(*ends, *arguments))
+        _helpers(threads - 1).submit(function, *ends, *arguments)
         for ends in itertools.pairwise(edges[1:])
     ]
-    for thread in others:
-        thread.start()
     function(0, edges[1], *arguments)
-    for thread in others:
-        thread.join()
+    for other in others:
+        other.result()
+
+
+@functools.cache
+def _helpers(n: int) -> ThreadPoolExecutor:
+    """Threads that are kept: starting one takes longer than merging a small tensor."""
+    return ThreadPoolExecutor(n, "evomerge-merge")
+
+
+if hasattr(os, "register_at_fork"):  # a child has none of its parent's threads
+    os.register_at_fork(after_in_child=_helpers.cache_clear)
 
 
 def _defines(macros: Mapping[str, int], dtypes: Sequence[torch.dtype]) -> str:

@@ -203,7 +203,8 @@ def test_the_form_for_torchs_compiler_is_the_same_function(
         def run(out: Any, tensors: Any, numbers: Any, whole: Any) -> None:
             floats = torch.tensor(numbers, dtype=program.wide).unbind()
             integers = torch.tensor(whole, dtype=torch.int32).unbind()
-            program.piece(out, tensors, floats, integers, Fused(out))
+            flats = [t.view(-1) for t in tensors]
+            program.piece(out, flats, floats, integers, Fused(out))
 
         return run
 
@@ -231,6 +232,43 @@ def test_tensors_that_nothing_aligns_stay_eager() -> None:
     odd = torch.frombuffer(raw.numpy(), dtype=torch.float32, offset=1, count=N)
     weighted_sum(torch.empty(N, dtype=torch.bfloat16), [odd], [1.0])
     assert states() == []
+
+
+def test_tensors_that_are_not_contiguous_stay_eager() -> None:
+    turned = torch.arange(2.0 * N).view(2, N).T
+    out = torch.empty(N, 2)
+    for _ in range(2):
+        weighted_sum(out, [turned, torch.ones(N, 2)], [1.0, 0.5])
+        assert torch.equal(out, turned + 0.5)
+        compiled.wait()
+    assert states() == []
+
+
+FORK = """
+import os, torch
+from evomerge.methods import compiled, native
+from evomerge.methods.kernels import weighted_sum
+compiled.COMPILE_AFTER["cpu"], native._PER_THREAD = 0.0, 1 << 10
+torch.set_num_threads(2)
+out, ones = torch.zeros(compiled.SMALLEST), torch.ones(compiled.SMALLEST)
+def merged(weight):
+    weighted_sum(out, [ones], [weight])
+    return bool((out == weight).all())
+merged(1.0)
+compiled.wait()
+print(merged(2.0), native._helpers.cache_info().currsize)
+child = os.fork()
+if child == 0:
+    os._exit(0 if merged(3.0) else 1)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), merged(4.0))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_forked_process_has_threads_of_its_own() -> None:
+    command = [sys.executable, "-c", FORK]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.split() == ["True", "1", "0", "True"]
 
 
 SCRIPT = """
