@@ -1,11 +1,12 @@
 """What a candidate's weights cost, against the speed of memory and against mergekit.
 
-    python benchmarks/materialize.py [--experts 2,4] [--dtypes float32,bfloat16] [--repeats 3]
+    python benchmarks/materialize.py [--experts 2,4] [--dtypes float32,bfloat16] [--repeats 9]
         [--threads 1] [--layers 12] [--mergekit-python /path/to/environment/bin/python]
 
-A Llama shape of 106M parameters with random weights; everything side by side in one run, medians.
-Times are CPU seconds of the calling thread where there is one thread (the machine may be shared),
-else wall-clock seconds.
+A Llama shape of 106M parameters with random weights. In every round one candidate of each method
+and a copy of the model follow each other; ratios are taken within a round, and are medians over
+rounds (eager ones over a third as many). Times are CPU seconds of the calling thread where there
+is one thread (the machine may be shared), else wall-clock seconds.
 
 * ``linear_limit_ratio``: (K + 2) passes over the model, at the speed of copying it, in units of
   our task arithmetic (``_eager``: without a compiler). 1 is the speed of memory.
@@ -53,12 +54,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -137,15 +139,22 @@ class Model:
             out.copy_(self.base[name])
 
 
-def seconds(run: Callable[[], None], repeats: int) -> float:
+def rounds(runs: Mapping[str, Callable[[], None]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of every run, one after the other in each round: others are on the machine, too."""
     clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
-    run()
-    times = []
-    for _ in range(repeats):
-        start = clock()
-        run()
-        times.append(clock() - start)
-    return statistics.median(times)
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for i in range(repeats + 1):
+        for name, run in runs.items():
+            start = clock()
+            run()
+            if i > 0:  # the first time pages are mapped
+                times[name].append(clock() - start)
+    return times
+
+
+def over(times: Mapping[str, list[float]], name: str, other: str) -> float:
+    """The median of the ratios within a round."""
+    return statistics.median(a / b for a, b in zip(times[name], times[other], strict=True))
 
 
 def compiled_now(run: Callable[[], None]) -> None:
@@ -153,36 +162,32 @@ def compiled_now(run: Callable[[], None]) -> None:
     compiled.COMPILE_AFTER["cpu"] = 0.0
     run()
     compiled.wait()
-    compiled.COMPILE_AFTER["cpu"] = float("inf")
 
 
 def measure(
     folder: Path, n_experts: int, repeats: int, mergekit: str | None, methods: list[str]
 ) -> dict[str, float | None]:
     model = Model(folder, n_experts)
-    limit = seconds(model.copy, repeats) / 2 * (n_experts + 2)
-    times: dict[str, tuple[float, float]] = {}
-    compiled.COMPILE_AFTER["cpu"] = float("inf")
-    for name in ("task_arithmetic", "linear", *methods):
-        merge = model.merger(METHODS[name])
-        eager = seconds(merge, 1 if name in SPARSE else repeats)
-        compiled_now(merge)
-        times[name] = (eager, seconds(merge, repeats))
-    linear = times["task_arithmetic"]
-    # The copy again, since another process may have come or gone.
-    limit = (limit + seconds(model.copy, repeats) / 2 * (n_experts + 2)) / 2
-    figures: dict[str, float | None] = {
-        "linear_limit_ratio": limit / linear[1],
-        "linear_limit_ratio_eager": limit / linear[0],
-        "linear_seconds": linear[1],
-    }
-    for name in methods:
-        figures[f"{name}_over_linear"] = times[name][1] / linear[1]
-        figures[f"{name}_over_linear_eager"] = times[name][0] / linear[0]
+    linear = "task_arithmetic"
+    runs = {name: model.merger(METHODS[name]) for name in (linear, "linear", *methods)}
+    for run in runs.values():
+        compiled_now(run)
+    with_copy = {"copy": model.copy, **runs}
+    figures: dict[str, float | None] = {}
+    os.environ["TORCH_COMPILE_DISABLE"] = "1"
+    eager = rounds(with_copy, max(1, repeats // 3))
+    del os.environ["TORCH_COMPILE_DISABLE"]
+    times = rounds(with_copy, repeats)
+    for suffix, of in (("", times), ("_eager", eager)):
+        # A copy reads and writes a model: two passes of the K + 2.
+        figures[f"linear_limit_ratio{suffix}"] = over(of, "copy", linear) / 2 * (n_experts + 2)
+        for name in methods:
+            figures[f"{name}_over_linear{suffix}"] = over(of, name, linear)
+    figures["linear_seconds"] = statistics.median(times[linear])
     theirs = by_mergekit(folder, n_experts, mergekit) if mergekit else {}
     for name in ("linear", "ties"):
         known = name in theirs and name in times
-        ours = times[name][1] if known else 1.0
+        ours = statistics.median(times[name]) if known else 1.0
         alone, written = (theirs[name], theirs[name] + theirs["write"]) if known else (None, None)
         figures[f"mergekit_{name}_speedup"] = written and written / ours
         figures[f"mergekit_{name}_speedup_unwritten"] = alone and alone / ours
@@ -235,7 +240,7 @@ def main() -> None:
     parser.add_argument("--experts", default="2,4")
     parser.add_argument("--dtypes", default="float32,bfloat16")
     parser.add_argument("--methods", default=",".join(SPARSE))
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--layers", type=int, default=LAYERS, help="fewer for a quicker run")
     parser.add_argument("--skip-peak", action="store_true", help="leave peak_models out")

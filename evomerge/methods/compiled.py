@@ -32,7 +32,7 @@ On the CPU about a second, several times what the C compiler takes.
 """
 
 SMALLEST = 1 << 14
-"""Tensors with fewer entries are never worth a compiled call."""
+"""Tensors with fewer entries are not worth compiling for; they use what is there."""
 
 Piece = Callable[[torch.Tensor, Sequence[torch.Tensor], Any, Any, Lanes], None]
 """``piece(out, tensors, numbers, whole, lanes)`` on flat tensors of one length; writes ``out``.
@@ -85,12 +85,15 @@ def ready(program: Program, out: torch.Tensor, tensors: Sequence[torch.Tensor]) 
         out: Where it writes.
         tensors: What it reads, as many entries each as ``out``.
     """
-    if out.numel() < SMALLEST or os.environ.get("TORCH_COMPILE_DISABLE") == "1":
+    if os.environ.get("TORCH_COMPILE_DISABLE") == "1":
         return None
     if any(t.data_ptr() % t.element_size() or not t.is_contiguous() for t in (out, *tensors)):
         return None  # mapped from a file where nothing aligns it, say
     dtypes = (out.dtype, *(t.dtype for t in tensors))
     key = (*program.macros.items(), dtypes, out.device)
+    if out.numel() < SMALLEST:
+        known = _kernels.get(key)
+        return None if known is None else known.run
     kernel = _kernels.setdefault(key, _Kernel())
     kernel.work += out.numel() * len(tensors)
     if kernel.thread is None and kernel.work > COMPILE_AFTER.get(out.device.type, float("inf")):

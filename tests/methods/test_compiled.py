@@ -221,6 +221,24 @@ def test_small_tensors_and_short_work_stay_eager(monkeypatch: pytest.MonkeyPatch
     assert all(kernel.thread is None for kernel in compiled._kernels.values())
 
 
+def test_small_tensors_use_what_others_compiled() -> None:
+    few = compiled.SMALLEST // 2 + 1
+    eager = combine("della", torch.bfloat16, n=few)
+    combine("della", torch.bfloat16)
+    compiled.wait()
+    (kernel,) = compiled._kernels.values()
+    work, run, calls = kernel.work, kernel.run, []
+
+    def counted(*arguments: Any) -> None:
+        assert run is not None
+        calls.append(arguments)
+        run(*arguments)
+
+    kernel.run = counted
+    assert torch.equal(combine("della", torch.bfloat16, n=few), eager)
+    assert (len(calls), kernel.work) == (1, work)
+
+
 def test_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_COMPILE_DISABLE", "1")
     combine("ties", torch.float32)
