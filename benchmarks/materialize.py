@@ -21,33 +21,38 @@ is one thread (the machine may be shared), else wall-clock seconds.
   sparsifying methods 2 bytes per parameter and expert.
 
 On a 2-core AMD EPYC with AVX-512 (Zen 4), gcc 12, 1 thread, torch 2.13, quiet machine, the whole
-shape and mergekit beside it, three repeats (eager figures of sparsifying methods: one), 8 minutes;
-a linear candidate of 106M parameters takes 0.08 and 0.10 s in fp32, 0.04 and 0.06 s in bf16::
+shape and mergekit beside it, 8 minutes; a linear candidate of 106M parameters takes 0.06 and
+0.10 s in fp32, 0.03 and 0.06 s in bf16::
 
                             fp32, 2    fp32, 4    bf16, 2    bf16, 4
-    linear_limit_ratio      1.08       1.21       1.04       1.03
-    ... without compiler    0.85       0.87       0.28       0.25
-    ties_over_linear        1.3        1.6        1.8        1.9
-    dare_ties_over_linear   1.0        1.2        1.7        1.7
-    della_over_linear       1.5        2.6        2.7        2.8
-    breadcrumbs             1.1        1.4        1.6        2.0
-    ties, eager             4.8        6.1        3.2        3.0
-    dare_ties, eager        5.9        7.2        4.0        3.9
-    della, eager            8.2        11.5       5.6        5.7
-    breadcrumbs, eager      3.4        4.7        2.1        2.7
-    mergekit's linear       22         16         25         21
-    ... unwritten           4.6        4.7        12         12
-    mergekit's TIES         255        304        182        200
-    ... unwritten           246        298        177        197
-    peak, linear (budget)   4.01 (4)   5.95 (6)   3.96 (4)   5.97 (6)
-    peak, ties              5.06 (5)   8.06 (8)   6.13 (6)   10.13 (10)
+    linear_limit_ratio      1.10       1.29       1.22       1.13
+    ... without compiler    0.79       0.82       0.29       0.27
+    ties_over_linear        1.3        1.5        1.7        1.7
+    dare_ties_over_linear   0.9        1.1        1.5        1.6
+    della_over_linear       1.5        2.0        2.7        2.9
+    breadcrumbs             1.2        1.3        1.5        1.6
+    ties, eager             5.3        5.6        3.2        3.4
+    dare_ties, eager        6.3        6.9        3.9        4.4
+    della, eager            9.1        10.3       5.6        5.9
+    breadcrumbs, eager      3.6        4.1        2.2        2.4
+    mergekit's linear       26         14         25         20
+    ... unwritten           6.7        4.0        14         14
+    mergekit's TIES         311        328        214        225
+    ... unwritten           302        323        209        223
+    peak, linear (budget)   3.98 (4)   5.99 (6)   3.94 (4)   5.97 (6)
+    peak, ties              5.01 (5)   8.02 (8)   6.02 (6)   10.03 (10)
+    2 threads: linear       0.78       0.78       0.82       0.90
+    ... ties                1.0        1.3        1.4        1.6
+    ... della               1.1        1.5        1.8        2.1
 
-A ratio above 1 is possible: streaming stores need not read what they overwrite.
+A ratio above 1 is possible: streaming stores need not read what they overwrite. With two threads
+times are wall-clock seconds, and memory is hardly faster than with one.
 
-DELLA is bound by arithmetic, not by memory: in bf16 its loops have some 125 vector instructions
-for 32 entries of 2 experts, TIES' has 65, and a core starts two a cycle. The peak of TIES is some
-20 MB over its budget, whatever the model, half of which is code of torch and numpy that is first
-used then.
+DELLA is bound by arithmetic, not by memory: in bf16 with 2 experts its loops have some 119
+vector instructions for 32 entries, TIES' 65, and a core starts at most two a cycle. Of 75 cycles
+for 16 entries of 4 experts (in cache) it would save 3 to divide by nothing, 5 to draw nothing, 12
+to draw and compare in 16 bits, which would not be what the eager form computes; probabilities in
+a loop of their own save none. What TIES takes above its budget is 5 to 7 MB of pieces it works on.
 """
 
 from __future__ import annotations
