@@ -154,9 +154,15 @@ def test_a_sweep_on_the_zoo_killed_in_the_middle_continues(tmp_path, whole_zoo, 
 
 
 @pytest.mark.slow
-def test_ctrl_c_lets_the_jobs_on_ray_finish_what_runs(project, family, whole) -> None:
+@pytest.mark.parametrize("ignored", [False, True], ids=["terminal", "background"])
+def test_ctrl_c_lets_the_jobs_on_ray_finish_what_runs(project, family, whole, ignored) -> None:
+    """A script that starts it with & has it ignore Ctrl-C; ``kill -INT`` stops it all the same."""
     write_config(project, family, n_trials=20_000)  # more than could end before the signal arrives
-    driver = start(project, *LAUNCHERS["ray"])
+    old = signal.signal(signal.SIGINT, signal.SIG_IGN if ignored else signal.default_int_handler)
+    try:
+        driver = start(project, *LAUNCHERS["ray"])
+    finally:
+        signal.signal(signal.SIGINT, old)
     end = time.monotonic() + PATIENCE
     while len(told(project)) < 2 or min(map(len, told(project).values())) < 2:
         assert driver.poll() is None, (project / "log").read_text()[-3000:]
