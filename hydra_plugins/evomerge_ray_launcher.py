@@ -10,9 +10,7 @@ would take the cores that their own workers wait for.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -56,9 +54,6 @@ class RayLauncher(Launcher):
 
         if self._at_once is not None and self._at_once < 1:
             raise ConfigError(f"hydra.launcher.at_once: expected at least 1, got {self._at_once}.")
-        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started with & by a script
-            with contextlib.suppress(ValueError):  # not the main thread
-                signal.signal(signal.SIGINT, signal.default_int_handler)
         setup_globals()
         Path(str(self._config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
         ray, ours = start_ray(self._address, log_to_driver=True)

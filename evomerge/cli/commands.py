@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -86,6 +87,8 @@ def _usage() -> str:
 
 
 def _search(rest: list[str]) -> int:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a script started it with &
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # kill -INT stops it all the same
     from evomerge.cli.compose import run_hydra
 
     dry = _take_flag(rest, "--dry-run")

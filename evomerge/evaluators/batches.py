@@ -91,28 +91,30 @@ class Batch:
 
     def part(self, start: int, stop: int) -> Batch:
         """Some of the rows, and what is scored on them."""
-        needed = (self.rows >= start) & (self.rows < stop)
-        scored = needed[self.places]
-        index = torch.cumsum(needed, 0) - 1
-        return Batch(
+        asked = self._asking((self.rows >= start) & (self.rows < stop))
+        return dataclasses.replace(
+            asked,
             tokens=self.tokens[start:stop],
             depths=self.depths[start:stop],
             reach=None if self.reach is None else self.reach[start:stop],
-            rows=self.rows[needed] - start,
-            columns=self.columns[needed],
-            places=index[self.places[scored]],
-            targets=self.targets[scored],
-            slots=self.slots[scored.cpu()],
+            rows=asked.rows - start,
         )
 
     def last(self) -> Batch:
         """The same rows, of which only the last position and what it predicts are scored."""
-        scored = self.places == len(self.rows) - 1
+        needed = torch.zeros_like(self.rows, dtype=torch.bool)
+        needed[-1] = True
+        return self._asking(needed)
+
+    def _asking(self, needed: torch.Tensor) -> Batch:
+        """The same rows, of which only some positions are needed, and what they predict."""
+        scored = needed[self.places]
+        index = torch.cumsum(needed, 0) - 1
         return dataclasses.replace(
             self,
-            rows=self.rows[-1:],
-            columns=self.columns[-1:],
-            places=torch.zeros_like(self.places[scored]),
+            rows=self.rows[needed],
+            columns=self.columns[needed],
+            places=index[self.places[scored]],
             targets=self.targets[scored],
             slots=self.slots[scored.cpu()],
         )

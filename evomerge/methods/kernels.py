@@ -7,7 +7,7 @@ sources lies there too, so nothing of a tensor's size is ever allocated.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -97,24 +97,31 @@ def piecewise(
     """
     integers = whole or (lambda _: ())
     first = integers(0)
-    run = None
     if macros is not None:
         program = compiled.Program(macros, piece, len(numbers), len(first), wide_dtype(out))
         run = compiled.ready(program, out, tensors)
-    if run is not None and out.numel() <= _LONG_PIECE:
-        run(out, tensors, numbers, first)
-        return
-    flats = [t.detach().reshape(-1) for t in (out, *tensors)]
-    if run is not None or out.is_cuda:
-        size = _LONG_PIECE
-    buffers = Buffers(min(size, out.numel()), out.device)
-    pieces = [torch.split(f, size) for f in flats] if out.numel() > size else [[f] for f in flats]
-    for i, (target, *sources) in enumerate(zip(*pieces, strict=True)):
         if run is not None:
-            run(target, sources, numbers, integers(i * size))
-            continue
+            for start, (target, *sources) in _pieces((out, *tensors), _LONG_PIECE):
+                run(target, sources, numbers, integers(start) if start else first)
+            return
+    size = _LONG_PIECE if out.is_cuda else size
+    buffers = Buffers(min(size, out.numel()), out.device)
+    flats = [t.detach().reshape(-1) for t in (out, *tensors)]
+    for start, (target, *sources) in _pieces(flats, size):
         buffers.restart(target.numel())
-        piece(target, sources, numbers, integers(i * size), buffers)
+        piece(target, sources, numbers, integers(start) if start else first, buffers)
+
+
+def _pieces(
+    tensors: Sequence[torch.Tensor], size: int
+) -> Iterator[tuple[int, Sequence[torch.Tensor]]]:
+    """First entry and pieces: tensors as they are where they fit, else flat ones."""
+    if tensors[0].numel() <= size:
+        yield 0, tensors
+        return
+    flats = [torch.split(t.reshape(-1), size) for t in tensors]
+    for i, pieces in enumerate(zip(*flats, strict=True)):
+        yield i * size, pieces
 
 
 @functools.cache
